@@ -1,0 +1,49 @@
+"""Running a torch model over many samples in chunks, step by step, holding only the values still needed."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from calibrate.sources import Source
+from graph.bridge import Step, TorchModel
+
+Env = dict[str, Tensor]
+
+
+def chunked(indices: np.ndarray, size: int) -> list[np.ndarray]:
+    """Split sample indices into chunks of at most `size`."""
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
+
+
+def feed(model: TorchModel, source: Source, indices: np.ndarray) -> Env:
+    """Return the model's inputs for the given samples, as tensors on the model's device."""
+    batch = source.batch(indices)
+    return {name: torch.from_numpy(np.ascontiguousarray(batch[name])).to(model.device) for name in model.inputs}
+
+
+def last_uses(steps: Sequence[Step]) -> list[set[str]]:
+    """Return for each position i the values that steps i, i+1, … still read; one more entry than steps."""
+    needed: list[set[str]] = [set()]
+    for step in reversed(steps):
+        needed.append(needed[-1] | {name for name in step.inputs if name})
+    return needed[::-1]
+
+
+def walk(model: TorchModel, env: Env, keep: frozenset[str] = frozenset()) -> Iterator[Step]:
+    """Run the model step by step on env, yielding each step after it ran; values nobody reads any more are dropped.
+
+    While a step is yielded its inputs and outputs are in env. Values named in `keep` stay.
+    """
+    needed = last_uses(model.steps)
+    for position, step in enumerate(model.steps):
+        model.run(env, [step])
+        yield step
+        drop(env, needed[position + 1] | keep | set(model.outputs))
+
+
+def drop(env: Env, wanted: set[str]) -> None:
+    """Remove from env all values that are not wanted."""
+    for name in [name for name in env if name not in wanted]:
+        del env[name]

@@ -1,0 +1,95 @@
+"""A source of calibration samples, and the table of the kinds of sources."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from calibrate.errors import DataError
+from calibrate.images import show
+from calibrate.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from graph.trace import InputSpec
+
+
+@dataclass(frozen=True)
+class Source:
+    """Samples ready for the model, read when they are asked for.
+
+    `labels`, where known, are int64 class indices by sample. `description` is a phrase for the report
+    ("512 images of calibration/"); `notes` are sentences for it: what was assumed because it was not said.
+    """
+
+    count: int
+    read: Callable[[np.ndarray], dict[str, np.ndarray]]
+    description: str
+    labels: np.ndarray | None = None
+    generated: bool = False
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """Return how many samples there are."""
+        return self.count
+
+    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Return these samples by input name, in this order, in the model's dtypes and layout.
+
+        A model with a fixed batch size has to be fed that many indices at a time. Raises IndexError for an
+        index outside 0…len − 1 and DataError for a sample that cannot be read.
+        """
+        wanted = np.asarray(indices, np.int64).reshape(-1)
+        outside = wanted[(wanted < 0) | (wanted >= self.count)]
+        if outside.size:
+            raise IndexError(f"sample {outside[0]} of a source with {self.count}")
+        return self.read(wanted)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `open_source` was asked for, with the path or array or name as it came in `spec`."""
+
+    spec: object
+    inputs: tuple["InputSpec", ...]
+    preprocess: Preprocess
+    samples: int | None
+    seed: int
+    labels_file: Path | None
+
+
+Accepts = Callable[[object], bool]
+Opener = Callable[[Request], Source]
+
+KINDS: dict[str, tuple[Accepts, Opener]] = {}
+
+
+def opens(kind: str, accepts: Accepts) -> Callable[[Opener], Opener]:
+    """Enter a function into the table of sources: it opens every `spec` that `accepts` is true of.
+
+    The specs that two kinds accept must not overlap.
+    """
+
+    def enter(opener: Opener) -> Opener:
+        if kind in KINDS:
+            raise ValueError(f"two functions open {kind!r}")
+        KINDS[kind] = (accepts, opener)
+        return opener
+
+    return enter
+
+
+def wanted_inputs(inputs: tuple["InputSpec", ...]) -> str:
+    """Write what the model wants, for the messages: x float32 N×3×32×32."""
+    return ", ".join(f"{spec.name} {np.dtype(spec.dtype)} {show(spec.shape)}" for spec in inputs)
+
+
+def only_input(inputs: tuple["InputSpec", ...], found: str) -> "InputSpec":
+    """Return the single input of the model; DataError if there are several and `found` serves one only."""
+    if len(inputs) != 1:
+        raise DataError(
+            f"{found} serves one input, the model has {len(inputs)} ({wanted_inputs(inputs)}):"
+            " give them all by name in an .npz or by module:function"
+        )
+    return inputs[0]

@@ -1,0 +1,32 @@
+"""Prune a trained ONNX CNN to a budget, with closed-form compensation and no retraining.
+
+    import compress
+    result = compress.prune("model.onnx", 0.5, "images/")
+    result.save("small.onnx")
+
+Names are loaded when they are first used: `import compress` stays quick and does not import torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from compress.api import Options, Result, prune
+    from compress.targets import Target, Unreachable, parse_target
+
+_HOMES = {
+    "prune": "compress.api",
+    "Result": "compress.api",
+    "Options": "compress.api",
+    "Target": "compress.targets",
+    "Unreachable": "compress.targets",
+    "parse_target": "compress.targets",
+}
+
+__all__ = ["Options", "Result", "Target", "Unreachable", "parse_target", "prune"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'compress' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,71 @@
+"""The command line: finds the commands, and turns errors into one line and an exit code.
+
+0   done
+1   a target or a gate was missed
+2   wrong usage: an option, the data, a file that cannot be written
+3   the model cannot be read, or something in it is not supported
+4   a self-check failed; nothing was written
+130 stopped by Ctrl-C; nothing was left half-written
+"""
+
+import importlib
+import os
+import pkgutil
+import sys
+from collections.abc import Sequence
+
+import click
+
+from compress import commands
+
+INTERRUPTED = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="compress-onnx", prog_name="compress")
+def compress() -> None:
+    """Prune a trained ONNX network to a budget, without retraining.
+
+    Exit codes: 0 done, 1 a target or gate was missed, 2 wrong usage, 3 the model cannot be read or is not
+    supported, 4 a self-check failed and nothing was written, 130 stopped by Ctrl-C.
+    """
+
+
+def _register(group: click.Group) -> None:
+    for module in pkgutil.iter_modules(commands.__path__):
+        group.add_command(importlib.import_module(f"{commands.__name__}.{module.name}").command)
+
+
+_register(compress)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line (that of the process by default) and return its exit code."""
+    try:
+        code = compress.main(args=arguments, prog_name="compress", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 2
+    except click.ClickException as error:
+        return _say(error.format_message(), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        return _say("stopped; nothing was left half-written", INTERRUPTED)
+    except BrokenPipeError:
+        # the reader (head, less) has gone: Python must not try to flush to it again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        from compress.exit_codes import exit_code  # it imports the floors below, which --help can do without
+
+        known = exit_code(error)
+        if known is None:
+            raise  # a fault of ours: the traceback is wanted
+        return _say(str(error), known)
+    return code if isinstance(code, int) else 0
+
+
+def _say(message: str, code: int) -> int:
+    """Print one line on stderr, whatever the message holds: names and other people's messages may run over many."""
+    line = " ".join(message.split())
+    click.echo("compress: " + "".join(c if c.isprintable() else repr(c)[1:-1] for c in line), err=True)
+    return code

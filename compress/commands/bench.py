@@ -1,0 +1,105 @@
+"""compress bench: latency with ONNX Runtime, models in turn."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from compress.errors import OptionError
+from compress.options import json_option, seed_option
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from compress.bench import Latency
+
+
+@click.command("bench")
+@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="MODEL...")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads within an operator.")
+@click.option("--provider", default="cpu", show_default=True, metavar="NAME", help="cpu, cuda, ... as installed.")
+@click.option(
+    "--duration", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, help="Seconds in all."
+)
+@click.option("--batch", type=click.IntRange(1), help="For a model that leaves the batch free. [default: 1]")
+@click.option("--shape", "shapes", multiple=True, metavar="NAME=N,C,H,W", help="The shape of an input. Repeatable.")
+@seed_option
+@json_option
+def command(
+    models: tuple[Path, ...],
+    threads: int,
+    provider: str,
+    duration: float,
+    batch: int | None,
+    shapes: tuple[str, ...],
+    seed: int,
+    json_path: Path | None,
+) -> None:
+    """Time models in ONNX Runtime, interleaved; ratios are to the first."""
+    from compress.bench import bench
+    from compress.report import console, printable, with_version, write_json
+
+    latencies = bench(
+        models,
+        threads=threads,
+        provider=provider,
+        duration_s=duration,
+        batch=batch,
+        shapes=dict(map(_shape, shapes)),
+        seed=seed,
+    )
+    screen = console()
+    screen.print(_table(latencies))
+    screen.print(printable(_environment(latencies[0])), soft_wrap=True)
+    for latency in latencies:
+        if latency.unstable:
+            screen.print(
+                printable(
+                    f"{latency.model}: unstable, the rounds vary by {100 * latency.variation:.1f} % (above 2.5 %):"
+                    " close what else is running, or give a longer --duration"
+                ),
+                soft_wrap=True,
+            )
+    if json_path is not None:
+        entries = [dataclasses.asdict(latency) | {"unstable": latency.unstable} for latency in latencies]
+        write_json(with_version({"command": "bench", "models": entries}), json_path)
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, sizes = text.rpartition("=")
+    try:
+        shape = tuple(int(size) for size in sizes.split(","))
+    except ValueError:
+        shape = ()
+    if not name or not shape or min(shape) < 1:
+        raise OptionError(f"--shape {text!r}: give NAME=N,C,H,W with numbers above 0")
+    return name, shape
+
+
+def _table(latencies: "tuple[Latency, ...]") -> "Table":
+    from rich.text import Text
+
+    from compress.report import printable, table
+
+    shown = table("model", "p50 ms", "p90 ms", "p99 ms", "mean ms", "min ms", "ratio", "95 % interval")
+    for number, latency in enumerate(latencies):
+        ratio = latency.ratio
+        figures = (latency.p50_ms, latency.p90_ms, latency.p99_ms, latency.mean_ms, latency.min_ms)
+        shown.add_row(
+            Text(printable(latency.model)),
+            *(f"{figure:.4g}" for figure in figures),
+            f"{ratio.value:.3f}",
+            f"{ratio.low:.3f} … {ratio.high:.3f}" if number else "",
+        )
+    return shown
+
+
+def _environment(latency: "Latency") -> str:
+    machine = latency.environment
+    inputs = ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in machine.shapes.items())
+    return (
+        f"ONNX Runtime {machine.onnxruntime}, {machine.provider}, threads: {machine.threads}, {machine.cpu};"
+        f" optimisation {machine.optimisation}, {machine.execution}, no spinning; {inputs};"
+        f" {latency.rounds} rounds of {latency.runs_per_round} runs"
+    )

@@ -1,0 +1,67 @@
+"""What can be pruned in a model, as data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from compress.costs import macs_model
+from compress.widths import display_names
+from graph.analysis import analyse
+from graph.channels import Frozen, Site
+from graph.model import load
+
+
+@dataclass(frozen=True)
+class GroupFacts:
+    """One group: its width, the MACs that go if it is cut to one channel, and its nodes by display name."""
+
+    name: str
+    channels: int
+    macs_at_stake: int
+    producers: tuple[str, ...]
+    followers: tuple[str, ...]
+    consumers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `compress inspect` shows; `least_macs` with every group cut to one channel."""
+
+    macs: int
+    params: int
+    least_macs: int
+    groups: tuple[GroupFacts, ...]
+    frozen: tuple[Frozen, ...]
+    uncounted: Mapping[str, int]
+
+
+def inspect(path: Path, *, keep_batchnorm: bool = False) -> Inspection:
+    """Analyse the model in a file. Raises ModelError."""
+    analysis = analyse(load(path), keep_batchnorm=keep_batchnorm)
+    costs = macs_model(analysis.channels, analysis.count, analysis.trace.shapes)
+    full = {group.name: len(group.channels) for group in analysis.channels.groups}
+    names = display_names(analysis.model)
+
+    def shown(sites: tuple[Site, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(names.get(site.node, site.node) for site in sites))
+
+    facts = []
+    for group in analysis.channels.groups:
+        whole, one = costs.of_group(group.name, np.array([len(group.channels), 1]), full)
+        facts.append(
+            GroupFacts(
+                group.name,
+                len(group.channels),
+                round(whole - one),
+                shown(group.producers),
+                shown(group.followers),
+                shown(group.consumers),
+            )
+        )
+    least = costs.total(dict.fromkeys(full, 1))
+    original = analysis.original
+    return Inspection(
+        original.macs, original.params, round(least), tuple(facts), analysis.channels.frozen, original.uncounted
+    )

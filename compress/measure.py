@@ -1,0 +1,315 @@
+"""What a model is and does, in figures: `Measurement`; and how far two models' outputs are apart, `Comparison`.
+
+Both run in ONNX Runtime over a source, batch by batch, and only sums are kept: memory does not grow with the
+number of images. For an output, with a of the original and b of the other model, over all samples:
+
+    relative error = √(Σ (a − b)² ÷ Σ a²)          agreement = share of samples with argmax a = argmax b
+    KL divergence  = mean over samples of Σ p·(log p − log q),  p = softmax a,  q = softmax b, in nats
+
+The last two are of the output that holds class scores: one vector of 2 values or more per sample.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from calibrate.arrays import sample_axis
+from calibrate.source import Source
+from compress.errors import OptionError
+from compress.measurement import Measurement
+from graph.count import count
+from graph.errors import ModelError
+from graph.model import load
+from graph.runtime import run, session
+from graph.trace import InputSpec, input_specs, trace
+
+BATCH = 32
+MOST_CLASSES = 100_000
+
+Outputs = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class OutputError:
+    """The relative error of one output over all samples; None where it cannot be had, with the reason."""
+
+    name: str
+    relative_error: float | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far another model is from the original over `samples` samples.
+
+    `scores` names the output that was taken for class scores; without one, what follows it is None. The two
+    top-1 are known only with labels, the divergence only where all scores are finite.
+    """
+
+    samples: int
+    outputs: tuple[OutputError, ...]
+    scores: str | None = None
+    agreement: float | None = None
+    kl_divergence: float | None = None
+    top1_original: float | None = None
+    top1_other: float | None = None
+
+
+def measure_size(model: ir.Model, path: Path | None = None) -> Measurement:
+    """Return parameters and MACs of a model, and the bytes of its file with the external data beside it."""
+    counted = count(model, trace(model))
+    return Measurement(counted.params, counted.macs, None if path is None else file_bytes(path))
+
+
+def file_bytes(path: Path) -> int:
+    """Return the size of a model file and of the files with external data that it names."""
+    proto = onnx.load(path, load_external_data=False)
+    external = {
+        entry.value
+        for tensor in proto.graph.initializer
+        if onnx.external_data_helper.uses_external_data(tensor)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return sum(file.stat().st_size for file in (path, *(path.parent / name for name in external)))
+
+
+class Runner:
+    """A model in ONNX Runtime that takes samples of a source in batches of the size that it wants."""
+
+    def __init__(self, model: ir.Model | Path, *, batch: int = BATCH, threads: int = 0) -> None:
+        """Open a session; a model with a fixed batch size overrules `batch`. Raises ModelError."""
+        opened = load(model) if isinstance(model, Path) else model
+        self._session = session(opened, threads=threads)
+        self.fixed = fixed_batch(input_specs(opened))
+        self.batch = self.fixed or batch
+        self.outputs = tuple(output.name for output in self._session.get_outputs())
+
+    def __call__(self, source: Source, indices: np.ndarray) -> Outputs:
+        """Return the outputs of at most `batch` samples by name; a fixed batch is filled up with the last sample."""
+        feeds = source.batch(np.pad(indices, (0, self.fixed - len(indices)), "edge") if self.fixed else indices)
+        values = run(self._session, feeds)
+        return {name: _without_filling(value, len(indices), self.fixed) for name, value in self._numbers(values)}
+
+    def _numbers(self, values: Sequence[object]) -> Iterator[tuple[str, np.ndarray]]:
+        for name, value in zip(self.outputs, values, strict=True):
+            if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+                yield name, value
+
+
+def fixed_batch(specs: Sequence[InputSpec]) -> int | None:
+    """Return the number of samples that the inputs state, None where they leave it free.
+
+    Raises ModelError where two inputs state different numbers.
+    """
+    axes = [(spec, sample_axis(spec)) for spec in specs]
+    sizes = {spec.name: spec.shape[axis] for spec, axis in axes if axis is not None}
+    stated = {name: size for name, size in sizes.items() if size is not None}
+    if len(set(stated.values())) > 1:
+        written = ", ".join(f"{name}: {size}" for name, size in stated.items())
+        raise ModelError(f"the inputs state different batch sizes ({written}): samples cannot be told apart")
+    return next(iter(stated.values()), None)
+
+
+def _without_filling(value: np.ndarray, samples: int, fixed: int | None) -> np.ndarray:
+    return value[:samples] if fixed is not None and value.ndim and len(value) == fixed else value
+
+
+def batches(indices: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Cut the indices into runs of `size`; the last may be shorter."""
+    for start in range(0, len(indices), size):
+        yield indices[start : start + size]
+
+
+def compare(
+    original: ir.Model | Path,
+    other: ir.Model | Path,
+    source: Source,
+    indices: np.ndarray | None = None,
+    *,
+    scores: str | None = None,
+    threads: int = 0,
+) -> Comparison:
+    """Run both models over the samples (all of them by default) and compare their outputs, which must match by name.
+
+    `scores` names the output with the class scores; by default it is the only one with a vector per sample,
+    and there is none where several have. Raises ModelError for models with different outputs, OptionError for
+    `scores` that no output has or that are none, and for labels that are not among the classes.
+    """
+    first, second = Runner(original, threads=threads), Runner(other, threads=threads)
+    if sorted(first.outputs) != sorted(second.outputs):
+        raise ModelError(f"the outputs differ: {', '.join(first.outputs)} and {', '.join(second.outputs)}")
+    if scores is not None and scores not in first.outputs:
+        raise OptionError(f"no output {scores!r}: the model has {', '.join(first.outputs)}")
+    chosen = np.arange(len(source)) if indices is None else indices
+    if not len(chosen):
+        raise OptionError("no samples to compare on")
+    sums = _Sums({name: _Difference() for name in first.outputs})
+    for rows in batches(chosen, math.lcm(first.batch, second.batch)):  # whole batches of both
+        a, b = _run(first, source, rows), _run(second, source, rows)
+        if sums.samples == 0:
+            sums.scores = _score_output(a, len(rows), scores)
+        sums.add(a, b, rows, source.labels)
+    return sums.comparison(source.labels is not None)
+
+
+def _run(runner: Runner, source: Source, rows: np.ndarray) -> Outputs:
+    parts = [runner(source, part) for part in batches(rows, runner.batch)]
+    return (
+        parts[0]
+        if len(parts) == 1
+        else {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in parts[0]}
+    )
+
+
+def score_outputs(outputs: Mapping[str, np.ndarray], samples: int) -> tuple[str, ...]:
+    """Return the names of the outputs that look like class scores: floats, one vector of 2 or more per sample."""
+    return tuple(name for name, value in outputs.items() if _is_scores(value, samples))
+
+
+def _is_scores(value: np.ndarray, samples: int) -> bool:
+    return value.dtype.kind == "f" and value.ndim == 2 and len(value) == samples and 2 <= value.shape[1] <= MOST_CLASSES
+
+
+def _score_output(outputs: Outputs, samples: int, asked: str | None) -> str | None:
+    if asked is not None and (asked not in outputs or not _is_scores(outputs[asked], samples)):
+        shape = f" (shape {outputs[asked].shape})" if asked in outputs else ""
+        raise OptionError(f"output {asked!r}{shape} does not hold one vector of class scores per sample")
+    found = (asked,) if asked is not None else score_outputs(outputs, samples)
+    return found[0] if len(found) == 1 else None
+
+
+@dataclass
+class _Difference:
+    """Σ (a − b)², Σ a² of one output."""
+
+    squared: float = 0.0
+    energy: float = 0.0
+    reason: str = ""
+
+    def add(self, a: np.ndarray | None, b: np.ndarray | None) -> None:
+        if a is None or b is None:
+            self.reason = "not numbers"
+        elif a.shape != b.shape:
+            self.reason = f"shape {a.shape} and {b.shape}"
+        else:
+            wide = a.astype(np.float64)
+            with np.errstate(invalid="ignore"):  # ∞ − ∞: what follows says so
+                self.squared += float(((wide - b) ** 2).sum())
+            self.energy += float((wide**2).sum())
+
+    def error(self, name: str) -> OutputError:
+        if self.reason:
+            return OutputError(name, None, self.reason)
+        if not np.isfinite(self.squared + self.energy):
+            return OutputError(name, None, "NaN or infinite values")
+        if self.energy == 0:
+            return OutputError(name, *((0.0, "") if self.squared == 0 else (None, "the original is zero everywhere")))
+        return OutputError(name, float(np.sqrt(self.squared / self.energy)))
+
+
+@dataclass
+class _Sums:
+    """What is kept of the samples seen so far."""
+
+    differences: dict[str, _Difference]
+    scores: str | None = None
+    samples: int = 0
+    agreeing: int = 0
+    kl: float = 0.0
+    right: np.ndarray = field(default_factory=lambda: np.zeros(2, np.int64))
+
+    def add(self, a: Outputs, b: Outputs, rows: np.ndarray, labels: np.ndarray | None) -> None:
+        self.samples += len(rows)
+        for name, difference in self.differences.items():
+            difference.add(a.get(name), b.get(name))
+        if self.scores is None:
+            return
+        x, y = a[self.scores], b[self.scores]
+        if x.shape != y.shape:
+            raise ModelError(f"the class scores {self.scores!r} have the shapes {x.shape} and {y.shape}")
+        self.agreeing += int((top_class(x) == top_class(y)).sum())
+        with np.errstate(invalid="ignore"):  # a row with NaN or ∞ leaves the sum NaN: then it is not reported
+            self.kl += float(divergence(x, y).sum())
+        if labels is not None:
+            self.right += right_answers(x, labels[rows]), right_answers(y, labels[rows])
+
+    def comparison(self, labelled: bool) -> Comparison:
+        errors = tuple(difference.error(name) for name, difference in self.differences.items())
+        if self.scores is None:
+            return Comparison(self.samples, errors)
+        return Comparison(
+            self.samples,
+            errors,
+            self.scores,
+            self.agreeing / self.samples,
+            self.kl / self.samples if np.isfinite(self.kl) else None,
+            float(self.right[0] / self.samples) if labelled else None,
+            float(self.right[1] / self.samples) if labelled else None,
+        )
+
+
+def top_class(scores: np.ndarray) -> np.ndarray:
+    """Return the class with the largest score per row of N×K; rows with a NaN have none (NaN, equal to nothing)."""
+    return np.where(np.isnan(scores).any(1), np.nan, scores.argmax(1))
+
+
+def right_answers(scores: np.ndarray, labels: np.ndarray) -> int:
+    """Return how many rows of N×K have their largest score at the label; OptionError for a label outside 0…K − 1."""
+    outside = labels[(labels < 0) | (labels >= scores.shape[1])]
+    if outside.size:
+        raise OptionError(f"label {outside[0]} is not one of the {scores.shape[1]} classes that the model scores")
+    return int((top_class(scores) == labels).sum())
+
+
+def divergence(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return KL(softmax a ‖ softmax b) per row of N×K, in nats; rows of probabilities are used as such."""
+    p, q = _log_probabilities(a), _log_probabilities(b)
+    per_row: np.ndarray = (np.exp(p) * (p - q)).sum(1)
+    return per_row
+
+
+def _log_probabilities(scores: np.ndarray) -> np.ndarray:
+    wide = scores.astype(np.float64)
+    if (wide >= 0).all() and (abs(wide.sum(1) - 1) < 1e-3).all():
+        return np.log(np.maximum(wide, 1e-12))
+    shifted = wide - wide.max(1, keepdims=True)
+    logs: np.ndarray = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return logs
+
+
+def agreement(
+    original: ir.Model | Path, other: ir.Model | Path, source: Source, indices: np.ndarray | None = None
+) -> float | None:
+    """Return the share of samples that both models give the same top-1 class; None without class scores."""
+    return compare(original, other, source, indices).agreement
+
+
+def top1(
+    model: ir.Model | Path,
+    source: Source,
+    indices: np.ndarray | None = None,
+    *,
+    scores: str | None = None,
+    threads: int = 0,
+) -> float | None:
+    """Return the share of samples whose top-1 class is the label's; None without labels or without class scores.
+
+    Raises OptionError as `compare` does.
+    """
+    if source.labels is None:
+        return None
+    runner = Runner(model, threads=threads)
+    chosen, right = np.arange(len(source)) if indices is None else indices, 0
+    for rows in batches(chosen, runner.batch):
+        outputs = runner(source, rows)
+        name = _score_output(outputs, len(rows), scores)
+        if name is None:
+            return None
+        right += right_answers(outputs[name], source.labels[rows])
+    return right / len(chosen)

@@ -1,0 +1,19 @@
+"""The figures of one model."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from compress.bench import Latency
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One model in figures; None is what was not measured. `agreement` is with the original model."""
+
+    params: int | None = None
+    macs: int | None = None
+    file_bytes: int | None = None
+    latency_ms: "Latency | None" = None
+    agreement: float | None = None
+    top1: float | None = None

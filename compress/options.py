@@ -1,0 +1,114 @@
+"""Options that several commands share, each group as one decorator that hands the command one object."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from calibrate.preprocess import Preprocess
+    from calibrate.source import Source
+    from graph.trace import InputSpec
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _writable(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
+    """Find before the work what would lose its result after it."""
+    if path is not None and not os.access(path.parent, os.W_OK | os.X_OK):
+        raise click.BadParameter(f"{path.parent} is no folder that can be written to")
+    return path
+
+
+json_option = click.option(
+    "--json",
+    "json_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=_writable,
+    metavar="FILE",
+    help="Write everything as JSON.",
+)
+seed_option = click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of what is drawn."
+)
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What the user typed about the data."""
+
+    data: str | None = None
+    samples: int | None = None
+    labels: Path | None = None
+    preprocess: str | None = None
+    mean: str | None = None
+    std: str | None = None
+    scale: str | None = None
+    resize: str | None = None
+    layout: str | None = None
+    bgr: bool = False
+
+    def preprocessing(self) -> "Preprocess | None":
+        """Return the preprocessing that was asked for; None where nothing was. Raises DataError."""
+        from calibrate.preprocess import preprocess_from_options
+
+        return preprocess_from_options(
+            self.preprocess,
+            mean=self.mean,
+            std=self.std,
+            scale=self.scale,
+            resize=self.resize,
+            layout=self.layout,
+            bgr=self.bgr,
+        )
+
+    def open(self, specs: "Sequence[InputSpec]", seed: int) -> "Source":
+        """Open the source for a model with these inputs; without `--data` it is generated. Raises DataError."""
+        from calibrate.sources import open_source
+
+        return open_source(
+            self.data, specs, self.preprocessing(), samples=self.samples, seed=seed, labels_file=self.labels
+        )
+
+
+_DATA = (
+    click.option(
+        "--data",
+        metavar="SOURCE",
+        help="A folder of images (sub-folders are classes), an .npz or .npy, or module:function, which is imported."
+        " Without it images are generated; real ones do better.",
+    ),
+    click.option("--samples", type=int, metavar="N", help="Use at most N samples."),
+    click.option("--labels", type=click.Path(path_type=Path), metavar="CSV", help="name,class for a folder of images."),
+    click.option(
+        "--preprocess",
+        metavar="PRESET",
+        help="imagenet, cifar10, tf (x/127.5-1), unit (x/255), raw, caffe, standardise.",
+    ),
+    click.option("--mean", metavar="R,G,B", help="Subtracted after scaling."),
+    click.option("--std", metavar="R,G,B", help="Divided by, after the mean."),
+    click.option("--scale", metavar="FACTOR", help="Multiplies the pixels 0...255 first: a number or 1/255."),
+    click.option("--resize", metavar="HxW", help="Size for a model that leaves it free."),
+    click.option("--layout", metavar="NCHW|NHWC", help="Of the model's input; read off its shape by default."),
+    click.option("--bgr", is_flag=True, help="The model wants blue first."),
+)
+
+
+def data_options(command: Callable[Concatenate[DataOptions, P], R]) -> Callable[P, R]:
+    """Give a command the options on data; it receives them as its first argument, a DataOptions."""
+    names = tuple(DataOptions.__dataclass_fields__)
+
+    @wraps(command)
+    def gathered(*args: P.args, **kwargs: P.kwargs) -> R:
+        chosen = DataOptions(**{name: kwargs.pop(name) for name in names})  # type: ignore[arg-type]  # click's types
+        return command(chosen, *args, **kwargs)
+
+    wrapped: Callable[P, R] = gathered
+    for option in reversed(_DATA):
+        wrapped = option(wrapped)
+    return wrapped

@@ -1,0 +1,133 @@
+"""Fit one consumer of the pruned network to what the original network does at the same place (METHOD §2).
+
+With rows x of the pruned network, the value t wanted at the end of the tail (original network), the shortcut s
+as it is now, and the tail's affine map (a, b):
+
+    p = a·Wᵀx + b + s                                  what the pruned network has before the activation
+    W ← ridge fit of (t − s − b) / a                   (asymmetric, residual-aware)
+    t ← t inside (low, high); min(p, low) where t ≤ low; max(p, high) where t ≥ high;  fit again
+
+λ and the number of repetitions are chosen on held-out images by the error after the activation; a fit that is
+worse there than the plain slice is not used.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from calibrate.least_squares import Factor, SingularSystem
+from calibrate.moments import Moments
+
+RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+REPETITIONS = 5
+EXACT = 1e-10  # a relative error that is rounding
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one consumer: x (G, n, D), wanted t and shortcut s (G, n, K); s is None without a shortcut."""
+
+    x: Tensor
+    t: Tensor
+    s: Tensor | None
+
+
+@dataclass(frozen=True)
+class Activation:
+    """The affine map (G, 1, K) or None, and the interval outside which the activation is flat."""
+
+    scale: Tensor | None
+    shift: Tensor | None
+    low: float
+    high: float
+
+    @property
+    def flat(self) -> bool:
+        """Say whether there is any flat side."""
+        return self.low > -torch.inf or self.high < torch.inf
+
+
+@dataclass(frozen=True)
+class Repair:
+    """How one consumer was repaired: relative errors on held-out images, before and after, and the ridge chosen.
+
+    `note` says in words why the plain slice was kept, where it was and left an error.
+    """
+
+    node: str
+    slice_error: float
+    error: float
+    ridge: float | None
+    repetitions: int
+    note: str = ""
+
+
+def repair(node: str, fit: Rows, held: Rows, activation: Activation, prior: Tensor) -> tuple[Tensor, Repair]:
+    """Return new weights (G, D, K) float64 for prior weights (the slice), and the record of the fit."""
+    held = held if held.x.shape[1] else fit
+    energy = float(((held.t - held.t.mean(1, keepdim=True)) ** 2).sum()) or 1.0
+
+    def error(w: Tensor) -> float:
+        difference = _act(_predict(held, w, activation), activation) - _act(held.t, activation)
+        return float((difference.double() ** 2).sum()) / energy
+
+    plain = error(prior)
+    if plain < EXACT:  # its input is that of the original network
+        return prior, Repair(node, plain, plain, None, 0)
+    statistics = Moments.of(fit.x, _wanted(fit, fit.t, activation))
+    best, best_error, best_ridge, best_repetition = prior, plain, None, 0
+    singular = 0
+    factors: dict[float, Factor] = {}
+    for ridge in RIDGES:
+        try:
+            factors[ridge] = Factor.of(statistics.xx, ridge)
+        except SingularSystem:
+            singular += 1
+            continue
+        w = factors[ridge].solve(statistics.xy, prior)
+        if (found := error(w)) < best_error:
+            best, best_error, best_ridge = w, found, ridge
+        elif found > 2 * best_error and best_ridge is not None:
+            break
+    if best_ridge is not None and activation.flat:
+        w = best
+        for repetition in range(1, REPETITIONS + 1):
+            p = _predict(fit, w, activation)
+            t = torch.where(fit.t <= activation.low, p.clamp(max=activation.low), fit.t)
+            t = torch.where(fit.t >= activation.high, p.clamp(min=activation.high), t)
+            w = factors[best_ridge].solve(_cross(fit.x, _wanted(fit, t, activation)), prior)
+            if (found := error(w)) < best_error:
+                best, best_error, best_repetition = w, found, repetition
+    note = ""
+    if best_ridge is None:
+        note = "every fit was singular" if singular == len(RIDGES) else "no fit was better on held-out images"
+        note += "; the plain slice was kept"
+    return best, Repair(node, plain, best_error, best_ridge, best_repetition, note)
+
+
+def _predict(rows: Rows, w: Tensor, activation: Activation) -> Tensor:
+    p = rows.x @ w.to(rows.x.dtype)
+    if activation.scale is not None and activation.shift is not None:
+        p = p * activation.scale + activation.shift
+    return p if rows.s is None else p + rows.s
+
+
+def _wanted(rows: Rows, t: Tensor, activation: Activation) -> Tensor:
+    """Return what the consumer itself must put out for t at the end of its tail."""
+    t = t if rows.s is None else t - rows.s
+    if activation.scale is not None and activation.shift is not None:
+        t = (t - activation.shift) / activation.scale
+    return t
+
+
+def _act(values: Tensor, activation: Activation) -> Tensor:
+    return values.clamp(activation.low, activation.high) if activation.flat else values
+
+
+def _cross(x: Tensor, y: Tensor, chunk: int = 8192) -> Tensor:
+    """Return Σ x yᵀ in float64."""
+    total = torch.zeros(x.shape[0], x.shape[2], y.shape[2], dtype=torch.float64, device=x.device)
+    for start in range(0, x.shape[1], chunk):
+        total.baddbmm_(x[:, start : start + chunk].double().mT, y[:, start : start + chunk].double())
+    return total

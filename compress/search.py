@@ -1,0 +1,139 @@
+"""How many channels per group: the searches, a table of small functions.
+
+A search receives the loss of every group at every width, the cost of all widths together, and the widths
+allowed; it returns widths whose cost is within the budget, or the least it could reach.
+
+`lagrange` (METHOD §4) solves  min Σ_g loss_g(w_g)  s.t.  cost(w) ≤ budget  by a multiplier μ: each group in turn
+takes the width that minimises  loss_g(w) + μ·cost(w | widths of the others),  until nothing changes; μ is bisected.
+What is left of the budget is then spent on the channels that reduce the loss most per cost. A multiplier only finds
+widths on the convex hull of what is possible; where even uniform widths, filled up likewise, lose less, they are taken.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from compress.costs import CostModel, Widths
+
+_SWEEPS = 50
+_BISECTIONS = 60
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a search is given.
+
+    `losses[g][n]` is the loss of group g with n channels removed; `allowed[g]` its permitted widths, ascending;
+    the first is the least and the last the most.
+    """
+
+    losses: Mapping[str, np.ndarray]
+    allowed: Mapping[str, np.ndarray]
+    cost: CostModel
+    budget: float
+
+
+Search = Callable[[Problem], Widths]
+SEARCHES: dict[str, Search] = {}
+
+
+def search(name: str) -> Callable[[Search], Search]:
+    """Register a search under the name that the command line uses."""
+
+    def register(function: Search) -> Search:
+        if name in SEARCHES:
+            raise ValueError(f"the search {name!r} is registered twice")
+        SEARCHES[name] = function
+        return function
+
+    return register
+
+
+def least(problem: Problem) -> float:
+    """Return the smallest cost that the allowed widths reach."""
+    return problem.cost.total({name: int(widths[0]) for name, widths in problem.allowed.items()})
+
+
+@search("lagrange")
+def lagrange(problem: Problem) -> Widths:
+    """Solve the knapsack by a Lagrange multiplier, then spend what is left of the budget."""
+    start = {name: int(widths[-1]) for name, widths in problem.allowed.items()}
+    if problem.cost.total(start) <= problem.budget:
+        return start
+    low, high = 1e-12, 1e6
+    scale = max(sum(float(loss.max()) for loss in problem.losses.values()), 1e-30) / max(problem.cost.total(start), 1.0)
+    best = {name: int(widths[0]) for name, widths in problem.allowed.items()}
+    for _ in range(_BISECTIONS):
+        middle = float(np.sqrt(low * high))
+        widths = _minimise(problem, start, middle * scale)
+        if problem.cost.total(widths) <= problem.budget:
+            high, best = middle, widths
+        else:
+            low = middle
+        if high / low < 1.0005:
+            break
+    return min((_fill(problem, best), _fill(problem, uniform(problem))), key=lambda widths: _loss(problem, widths))
+
+
+@search("uniform")
+def uniform(problem: Problem) -> Widths:
+    """Keep the same share of every group: the largest share whose cost is within the budget."""
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        share = (low + high) / 2
+        if problem.cost.total(_share(problem, share)) <= problem.budget:
+            low = share
+        else:
+            high = share
+    return _share(problem, low)
+
+
+def _loss(problem: Problem, widths: Widths) -> float:
+    return sum(float(loss[len(loss) - 1 - widths[name]]) for name, loss in problem.losses.items())
+
+
+def _share(problem: Problem, share: float) -> Widths:
+    return {
+        name: int(widths[np.argmin(np.abs(widths - share * (len(problem.losses[name]) - 1)))])
+        for name, widths in problem.allowed.items()
+    }
+
+
+def _minimise(problem: Problem, start: Widths, multiplier: float) -> Widths:
+    """Sweep over the groups until no width changes."""
+    widths = dict(start)
+    for _ in range(_SWEEPS):
+        changed = False
+        for name, allowed in problem.allowed.items():
+            loss = problem.losses[name]
+            lagrangian = loss[len(loss) - 1 - allowed] + multiplier * problem.cost.of_group(name, allowed, widths)
+            chosen = int(allowed[len(allowed) - 1 - np.argmin(lagrangian[::-1])])  # of equals, the widest
+            changed |= chosen != widths[name]
+            widths[name] = chosen
+        if not changed:
+            break
+    return widths
+
+
+def _fill(problem: Problem, widths: Widths) -> Widths:
+    """Widen groups, best gain per cost first, while the budget holds."""
+    widths = dict(widths)
+    spent = problem.cost.total(widths)
+    while True:
+        best, best_rate = None, 0.0
+        for name, allowed in problem.allowed.items():
+            wider = allowed[allowed > widths[name]]
+            if not len(wider):
+                continue
+            loss = problem.losses[name]
+            before, *after = problem.cost.of_group(name, np.concatenate([[widths[name]], wider]), widths)
+            price = np.maximum(np.array(after) - before, 1e-9)
+            gain = loss[len(loss) - 1 - widths[name]] - loss[len(loss) - 1 - wider]
+            rate = np.where(spent + price <= problem.budget, gain / price, -1.0)
+            if rate.max() > best_rate:
+                best, best_rate = (name, int(wider[rate.argmax()]), float(price[rate.argmax()])), float(rate.max())
+        if best is None:
+            return widths
+        widths[best[0]] = best[1]
+        spent += best[2]

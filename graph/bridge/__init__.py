@@ -1,0 +1,6 @@
+"""The torch bridge: an ONNX model as a torch module whose weights keep their ONNX names and layout."""
+
+from graph.bridge.convert import to_torch
+from graph.bridge.torch_model import Fallback, Step, TorchModel
+
+__all__ = ["Fallback", "Step", "TorchModel", "to_torch"]

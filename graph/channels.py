@@ -1,0 +1,81 @@
+"""Which channels hang together, as plain data.
+
+Every removable channel is an integer label; 0 means fixed. A label stands on every weight axis, and
+every axis of a value, from which one slice goes when that channel is removed. Removing the channels
+with labels R is then `np.compress(~np.isin(labels, R), weight, axis)` for each labelled axis.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True, order=True)
+class Axis:
+    """One axis of one weight (an initializer or the output of a Constant node), by the value's name."""
+
+    weight: str
+    axis: int
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """One use of a labelled weight axis by a node; `node` is the name of the node's first output."""
+
+    node: str
+    op_type: str
+    axis: Axis
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that appear on exactly the same axes and values, so that they can be ranked against one another.
+
+    No value loses all its channels as long as every group keeps one.
+    `channels` are the labels, ascending. Producers make the channels (output axis of a Conv, Gemm …),
+    followers carry them (biases, BatchNormalization, depthwise Conv …), consumers mix them by a weight
+    and can compensate for what is gone.
+    """
+
+    name: str
+    channels: tuple[int, ...]
+    producers: tuple[Site, ...]
+    followers: tuple[Site, ...]
+    consumers: tuple[Site, ...]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A node that fixed the channels it touches, and why."""
+
+    node: str
+    op_type: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of one value: they vary along at most one axis.
+
+    `shape` is the traced shape of the value; `ids` has `shape[axis]` labels (0 = fixed), or is empty
+    with `axis` None where every channel is fixed.
+    """
+
+    shape: tuple[int, ...]
+    axis: int | None
+    ids: np.ndarray
+
+
+@dataclass(frozen=True)
+class Channels:
+    """The result of coupling: labels of every weight axis and value, the groups, and what was frozen.
+
+    `integers` are the traced small integers, which say what computed shapes were before anything is removed.
+    """
+
+    labels: Mapping[Axis, np.ndarray]
+    values: Mapping[str, Labels]
+    groups: tuple[ChannelGroup, ...]
+    frozen: tuple[Frozen, ...]
+    integers: Mapping[str, np.ndarray] = field(default_factory=dict)

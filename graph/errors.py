@@ -1,0 +1,9 @@
+"""The errors of the graph floor; the command line turns each into one line and an exit code."""
+
+
+class ModelError(Exception):
+    """The model cannot be read, or something in it is not supported (exit code 3)."""
+
+
+class LawError(Exception):
+    """A self-check failed: the shrunk model does not compute what the masked one computes (exit code 4)."""

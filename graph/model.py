@@ -1,0 +1,95 @@
+"""ONNX files in and out: whatever of the user's model we do not change survives, and nothing is left half-written."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no types
+
+from graph.errors import ModelError
+
+# protobuf refuses to serialise 2 GiB; stay below with room for names and nodes
+INLINE_BYTES = 2**31 - 2**24
+
+
+def load(path: str | os.PathLike[str]) -> ir.Model:
+    """Read an ONNX file, with its external data, into an `onnx_ir.Model`.
+
+    Reading and checking are onnx's own (its loader refuses links and paths that leave the model's folder); all
+    weights are in memory afterwards, so that nothing refers to the incoming files any more.
+    Raises `ModelError` in one sentence when the file is missing, a directory, empty, truncated or not valid ONNX.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ModelError(f"{path} is a directory, not an ONNX file")
+    if not path.exists():
+        raise ModelError(f"{path} does not exist")
+    if path.stat().st_size == 0:
+        raise ModelError(f"{path} is empty, not an ONNX file")
+    try:
+        proto = onnx.load(path, format="protobuf")
+    except DecodeError as error:
+        raise ModelError(f"{path} is not an ONNX file, or is truncated or damaged ({_line(error)})") from error
+    except (OSError, ValueError, TypeError, onnx.checker.ValidationError) as error:
+        raise ModelError(f"{path} cannot be read: {_line(error)}") from error
+    if not proto.graph.node:
+        raise ModelError(f"{path} holds no ONNX graph: it has no nodes")
+    _check(proto, path)
+    try:
+        return ir.from_proto(proto)
+    except Exception as error:  # onnx_ir wraps what it meets in exceptions of many kinds
+        raise ModelError(f"{path} is not a valid ONNX model: {_line(error)}") from error
+
+
+def save(model: ir.Model, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+    """Write the model to `path` at once: a temporary file beside it is renamed when it is complete.
+
+    Weights beyond protobuf's 2 GiB go to one sibling file `<path>.data`. Raises `ModelError` when the file exists
+    (and `overwrite` is not set) or cannot be written; nothing is left behind then, nor on Ctrl-C.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ModelError(f"{path} is a directory; name a file to write")
+    data = path.with_name(f"{path.name}.data") if weight_bytes(model) > INLINE_BYTES else None
+    for target in (path, data):
+        if target is not None and target.exists() and not overwrite:
+            raise ModelError(f"{target} exists already and is not overwritten")
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            written = Path(folder) / path.name
+            ir.save(model, written, format="protobuf", external_data=None if data is None else data.name)
+            if data is not None:
+                os.replace(Path(folder) / data.name, data)
+            os.replace(written, path)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def clone(model: ir.Model) -> ir.Model:
+    """Return a copy whose graph can be edited freely; the tensors, which are never edited in place, are shared."""
+    return model.clone()
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Return the size of all initializers in bytes."""
+    return sum(
+        value.const_value.nbytes
+        for graph in model.graphs()
+        for value in graph.initializers.values()
+        if value.const_value is not None
+    )
+
+
+def _check(proto: onnx.ModelProto, path: Path) -> None:
+    try:
+        onnx.checker.check_model(proto if proto.ByteSize() < INLINE_BYTES else str(path))
+    except (onnx.checker.ValidationError, ValueError, TypeError) as error:
+        raise ModelError(f"{path} is not a valid ONNX model: {_line(error)}") from error
+
+
+def _line(error: BaseException) -> str:
+    """Return the first line of a message of someone else's, which may run over many."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,144 @@
+"""The searches against brute force over all widths, on problems small enough for it."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from compress.costs import CostModel, Extent, Term, Widths
+from compress.search import SEARCHES, Problem, lagrange, least, search, uniform
+
+SEEDS = range(20)
+
+
+def chain(seed: int, *, convex: bool = False) -> Problem:
+    """Return a chain of layers whose costs are products of the widths on both sides, with random losses."""
+    generator = np.random.default_rng(seed)
+    full = {f"g{i}": int(generator.integers(3, 7)) for i in range(generator.integers(2, 5))}
+    terms, before = [], Extent(3, {})
+    for name in full:
+        after = Extent(0, {name: 1.0})
+        terms.append(Term(float(generator.integers(1, 50)), (before, after)))
+        before = after
+    terms.append(Term(float(generator.integers(1, 20)), (before, Extent(10, {}))))
+    cost = CostModel(float(generator.integers(0, 20)), tuple(terms))
+    losses = {}
+    for name, width in full.items():
+        steps = generator.gamma(0.7, 1.0, width) * generator.choice([0.1, 1, 10])
+        losses[name] = np.concatenate([[0.0], np.cumsum(np.sort(steps) if convex else steps)])
+    allowed = {name: np.arange(1, width + 1) for name, width in full.items()}
+    problem = Problem(losses, allowed, cost, 0)
+    lowest, highest = least(problem), cost.total(full)
+    return replace(problem, budget=lowest + (highest - lowest) * generator.uniform(0.05, 0.95))
+
+
+def loss(problem: Problem, widths: Widths) -> float:
+    return sum(float(curve[len(curve) - 1 - widths[name]]) for name, curve in problem.losses.items())
+
+
+def choices(problem: Problem) -> list[Widths]:
+    """Return all widths within the budget."""
+    every = (dict(zip(problem.allowed, widths, strict=True)) for widths in itertools.product(*problem.allowed.values()))
+    return [widths for widths in every if problem.cost.total(widths) <= problem.budget]
+
+
+def coarse(problem: Problem) -> Problem:
+    """Allow even widths and the full one only, with the budget moved up to where something is possible."""
+    allowed = {
+        name: np.unique([*range(2, len(curve) - 1, 2), len(curve) - 1]) for name, curve in problem.losses.items()
+    }
+    narrowed = replace(problem, allowed=allowed)
+    return replace(narrowed, budget=max(problem.budget, least(narrowed)))
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_search_holds_the_budget_and_takes_permitted_widths(name: str, seed: int) -> None:
+    for problem in (chain(seed), coarse(chain(seed))):
+        widths = SEARCHES[name](problem)
+        assert problem.cost.total(widths) <= problem.budget
+        assert widths.keys() == problem.allowed.keys()
+        assert all(widths[group] in allowed for group, allowed in problem.allowed.items())
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_nothing_goes_where_the_budget_allows_everything(name: str) -> None:
+    problem = chain(0)
+    full = {group: int(allowed[-1]) for group, allowed in problem.allowed.items()}
+    assert SEARCHES[name](replace(problem, budget=problem.cost.total(full))) == full
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_the_narrowest_widths_are_found_where_nothing_else_fits(name: str) -> None:
+    for seed in SEEDS:
+        problem = chain(seed)
+        widths = SEARCHES[name](replace(problem, budget=least(problem)))
+        assert widths == {group: 1 for group in problem.allowed}
+
+
+def test_lagrange_is_never_worse_than_uniform_widths() -> None:
+    for seed in range(60):
+        for problem in (chain(seed), coarse(chain(seed))):
+            assert loss(problem, lagrange(problem)) <= loss(problem, uniform(problem)) + 1e-12
+
+
+@pytest.mark.parametrize("convex", [True, False])
+def test_lagrange_is_close_to_the_best_of_all_widths(convex: bool) -> None:
+    """Close, not equal: a multiplier cannot see inside the convex hull, and there a width is a large step."""
+    excess = []
+    for seed in range(60):
+        problem = chain(seed, convex=convex)
+        best = min(loss(problem, widths) for widths in choices(problem))
+        worst = sum(float(curve[-1]) for curve in problem.losses.values())
+        excess.append((loss(problem, lagrange(problem)) - best) / worst)
+    assert min(excess) > -1e-12
+    assert np.mean(excess) < 0.005
+    assert np.mean(np.array(excess) < 1e-12) > 0.85
+    assert max(excess) < 0.15
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_lagrange_is_the_optimum_where_losses_are_convex_and_all_channels_cost_the_same(seed: int) -> None:
+    problem = chain(seed, convex=True)
+    cost = CostModel(2.0, tuple(Term(5.0, (Extent(0, {name: 1.0}),)) for name in problem.allowed))
+    total = sum(len(curve) - 1 for curve in problem.losses.values())
+    generator = np.random.default_rng(seed)
+    problem = replace(problem, cost=cost, budget=2.0 + 5.0 * generator.integers(len(problem.allowed), total + 1))
+    best = min(loss(problem, widths) for widths in choices(problem))
+    assert loss(problem, lagrange(problem)) == pytest.approx(best, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_no_single_group_could_be_wider_to_advantage(seed: int) -> None:
+    problem = chain(seed)
+    widths = lagrange(problem)
+    for name, allowed in problem.allowed.items():
+        for wider in allowed[allowed > widths[name]]:
+            changed = {**widths, name: int(wider)}
+            assert problem.cost.total(changed) > problem.budget or loss(problem, changed) == loss(problem, widths)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_uniform_is_the_largest_share_that_fits(seed: int) -> None:
+    problem = chain(seed)
+
+    def at(share: float) -> Widths:
+        """Round half down, as the search does."""
+        full = {name: len(curve) - 1 for name, curve in problem.losses.items()}
+        return {name: max(1, int(np.ceil(share * width - 0.5))) for name, width in full.items()}
+
+    fitting = [at(share) for share in np.linspace(0, 1, 4001) if problem.cost.total(at(share)) <= problem.budget]
+    assert uniform(problem) == fitting[-1]
+
+
+def test_the_group_that_loses_nothing_goes_first() -> None:
+    cost = CostModel(0.0, (Term(1.0, (Extent(0, {"dead": 1.0}),)), Term(1.0, (Extent(0, {"alive": 1.0}),))))
+    losses = {"dead": np.zeros(5), "alive": np.arange(5.0)}
+    problem = Problem(losses, {name: np.arange(1, 5) for name in losses}, cost, 5.0)
+    assert lagrange(problem) == {"dead": 1, "alive": 4}
+
+
+def test_a_search_has_one_name() -> None:
+    with pytest.raises(ValueError, match="'uniform' is registered twice"):
+        search("uniform")(lagrange)

@@ -1,0 +1,98 @@
+"""Shapes, dtypes and small integers from one run."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from small_graphs import build
+
+from graph.errors import ModelError
+from graph.trace import SMALL, InputSpec, example_inputs, input_specs, trace
+
+SHAPES = """(float[N,3,H,8] x) => (float[N,M] y) <int64 zero = {0}, int64[1] ax = {0}, int64[1] rest = {-1}> {
+    shape = Shape(x)
+    n = Gather(shape, zero)
+    nn = Unsqueeze(n, ax)
+    to = Concat<axis=0>(nn, rest)
+    flag = Greater(x, x)
+    y = Reshape(x, to)
+}"""
+
+
+def test_every_value_is_shown() -> None:
+    model = build(SHAPES)
+    seen = trace(model, {"x": np.zeros((2, 3, 5, 8), np.float32)})
+    assert seen.shapes["y"] == (2, 120)
+    assert seen.dtypes["y"] == np.float32
+    assert seen.dtypes["flag"] == np.bool_
+    assert seen.shapes["x"] == (2, 3, 5, 8)
+    assert seen.shapes["rest"] == (1,)
+    np.testing.assert_array_equal(seen.integers["shape"], [2, 3, 5, 8])
+    np.testing.assert_array_equal(seen.integers["to"], [2, -1])
+
+
+def test_large_integers_and_floats_are_not_kept() -> None:
+    model = build("(float[N,3] x) => (int64[N,3] y) { y = Cast<to=7>(x) }")
+    assert set(trace(model, {"x": np.zeros((2, 3), np.float32)}).integers) == {"y"}
+    assert set(trace(model, {"x": np.zeros((SMALL, 3), np.float32)}).integers) == set()
+
+
+def test_specs_leave_dynamic_dimensions_open_and_initializers_out() -> None:
+    model = build(SHAPES)
+    model.graph.inputs.append(model.graph.initializers["zero"])  # as IR version 3 requires
+    assert input_specs(model) == (InputSpec("x", (None, 3, None, 8), np.dtype(np.float32)),)
+
+
+@pytest.mark.parametrize(
+    ("declared", "shape"),
+    [
+        ("float[N,3,H,W] x", (2, 3, 224, 224)),
+        ("float[N,3,32,32] x", (2, 3, 32, 32)),
+        ("float[1,3,32,32] x", (1, 3, 32, 32)),
+        ("float[N,L] x", (2, 512)),
+        ("float[2,N,4] x, float[N] other", (2, 2, 4)),
+    ],
+)
+def test_example_shapes(declared: str, shape: tuple[int, ...]) -> None:
+    assert example_inputs(build(f"({declared}) => (float y) {{ y = ReduceMax(x) }}"), batch=2)["x"].shape == shape
+
+
+def test_examples_are_seeded_and_can_be_overridden() -> None:
+    model = build(SHAPES)
+    one, two, other = (example_inputs(model, shapes={"x": (1, 3, 4, 8)}, seed=seed)["x"] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, two)
+    assert (one != other).any()
+    assert one.shape == (1, 3, 4, 8)
+
+
+def test_sequence_inputs_are_refused() -> None:
+    model = build("(seq(float[N]) x) => (int64 y) { y = SequenceLength(x) }")
+    with pytest.raises(ModelError, match="input x is not a tensor of numbers"):
+        input_specs(model)
+
+
+def test_a_model_that_asks_for_terabytes_is_refused_before_it_runs() -> None:
+    model = build("""(float[1] x) => (float[N,M] y) <int64[2] size = {1000000,1000000}> {
+        big = ConstantOfShape(size)
+        y = Add(big, x)
+    }""")
+    with pytest.raises(ModelError, match="value big would take 4,000,000,000,000 bytes"):
+        trace(model)
+
+
+def test_an_input_that_asks_for_terabytes_is_refused() -> None:
+    model = build("(float[1000000,1000000] x) => (float y) { y = ReduceMax(x) }")
+    with pytest.raises(ModelError, match="input x of shape"):
+        example_inputs(model)
+
+
+def test_a_model_that_cannot_run_is_one_clear_error() -> None:
+    node = onnx.helper.make_node("Nonsense", ["x"], ["y"], domain="nowhere")
+    value = onnx.helper.make_tensor_value_info
+    proto = onnx.helper.make_model(
+        onnx.helper.make_graph([node], "g", [value("x", 1, [1])], [value("y", 1, [1])]),
+        opset_imports=[onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("nowhere", 1)],
+        ir_version=8,
+    )
+    with pytest.raises(ModelError, match="ONNX Runtime cannot run the model"):
+        trace(ir.from_proto(proto))
