@@ -5,8 +5,10 @@ allowed; it returns widths whose cost is within the budget, or the least it coul
 
 `lagrange` (METHOD §4) solves  min Σ_g loss_g(w_g)  s.t.  cost(w) ≤ budget  by a multiplier μ: each group in turn
 takes the width that minimises  loss_g(w) + μ·cost(w | widths of the others),  until nothing changes; μ is bisected.
-What is left of the budget is then spent on the channels that reduce the loss most per cost. A multiplier only finds
-widths on the convex hull of what is possible; where even uniform widths, filled up likewise, lose less, they are taken.
+What is left of the budget is then spent on the channels that reduce the loss most per cost. As costs are products,
+where the sweeps end depends on where they start: they start from the widest and from the narrowest widths. A
+multiplier only finds widths on the convex hull of what is possible; uniform widths, filled up likewise, are the third
+candidate, and the one that loses least is taken.
 """
 
 from collections.abc import Callable, Mapping
@@ -58,22 +60,12 @@ def least(problem: Problem) -> float:
 @search("lagrange")
 def lagrange(problem: Problem) -> Widths:
     """Solve the knapsack by a Lagrange multiplier, then spend what is left of the budget."""
-    start = {name: int(widths[-1]) for name, widths in problem.allowed.items()}
-    if problem.cost.total(start) <= problem.budget:
-        return start
-    low, high = 1e-12, 1e6
-    scale = max(sum(float(loss.max()) for loss in problem.losses.values()), 1e-30) / max(problem.cost.total(start), 1.0)
-    best = {name: int(widths[0]) for name, widths in problem.allowed.items()}
-    for _ in range(_BISECTIONS):
-        middle = float(np.sqrt(low * high))
-        widths = _minimise(problem, start, middle * scale)
-        if problem.cost.total(widths) <= problem.budget:
-            high, best = middle, widths
-        else:
-            low = middle
-        if high / low < 1.0005:
-            break
-    return min((_fill(problem, best), _fill(problem, uniform(problem))), key=lambda widths: _loss(problem, widths))
+    widest = {name: int(widths[-1]) for name, widths in problem.allowed.items()}
+    if problem.cost.total(widest) <= problem.budget:
+        return widest
+    narrowest = {name: int(widths[0]) for name, widths in problem.allowed.items()}
+    found = (_bisect(problem, widest), _bisect(problem, narrowest), uniform(problem))
+    return min((_fill(problem, widths) for widths in found), key=lambda widths: _loss(problem, widths))
 
 
 @search("uniform")
@@ -98,6 +90,25 @@ def _share(problem: Problem, share: float) -> Widths:
         name: int(widths[np.argmin(np.abs(widths - share * (len(problem.losses[name]) - 1)))])
         for name, widths in problem.allowed.items()
     }
+
+
+def _bisect(problem: Problem, start: Widths) -> Widths:
+    """Return the minimiser for the least multiplier whose widths are within the budget."""
+    low, high = 1e-12, 1e6
+    widest = {name: int(widths[-1]) for name, widths in problem.allowed.items()}
+    scale = max(sum(float(loss.max()) for loss in problem.losses.values()), 1e-30)
+    scale /= max(problem.cost.total(widest), 1.0)
+    best = {name: int(widths[0]) for name, widths in problem.allowed.items()}
+    for _ in range(_BISECTIONS):
+        middle = float(np.sqrt(low * high))
+        widths = _minimise(problem, start, middle * scale)
+        if problem.cost.total(widths) <= problem.budget:
+            high, best = middle, widths
+        else:
+            low = middle
+        if high / low < 1.0005:
+            break
+    return best
 
 
 def _minimise(problem: Problem, start: Widths, multiplier: float) -> Widths:

@@ -91,6 +91,7 @@ def test_products(nodes: str, w: tuple[int, ...], b: tuple[int, ...] | None) -> 
 def test_positions_are_sampled_without_repetition() -> None:
     text = """<ir_version: 8, opset_import: ["" : 17]> agraph (float[1,1,9,9] x) => (float[A,B,C,D] y)
         <float[1,1,1,1] w = {1.0}> { y = Conv (x, w) }"""
-    (consumer,) = find_consumers(ir.from_proto(onnx.parser.parse_model(text)), {"x": (1, 1, 9, 9), "w": (1,) * 4, "y": (1, 1, 9, 9)})
+    shapes = {"x": (1, 1, 9, 9), "w": (1, 1, 1, 1), "y": (1, 1, 9, 9)}
+    (consumer,) = find_consumers(ir.from_proto(onnx.parser.parse_model(text)), shapes)
     positions = consumer.positions(torch.zeros(1, 1, 9, 9), 20, torch.Generator().manual_seed(0))
     assert len(positions) == len(set(positions.tolist())) == 20

@@ -46,6 +46,14 @@ def test_what_goes_in_comes_out(budget: int, scratch: Path) -> None:
     assert not any(scratch.iterdir())
 
 
+def test_the_budget_is_in_bytes_and_may_be_used_up(scratch: Path) -> None:
+    for budget, spilled in ((800, False), (799, True)):
+        with Frontier(budget) as frontier:
+            frontier.put(0, "original", {"x": torch.zeros(100)})
+            frontier.put(0, "pruned", {"x": torch.zeros(50), "y": torch.zeros(25, dtype=torch.float64)})
+            assert any(scratch.iterdir()) == spilled
+
+
 def test_taking_makes_room_again(scratch: Path) -> None:
     value = {"x": torch.zeros(100)}
     with Frontier(400) as frontier:

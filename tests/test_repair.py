@@ -33,7 +33,8 @@ def rows(x: Tensor, w: Tensor) -> Rows:
 def noisy(seed: int, n: int, k: int = 4, noise: float = 1.0) -> Rows:
     """Return rows whose targets follow the same weights, up to noise."""
     x = inputs(seed, n)
-    return Rows(x, rows(x, weights(99)).t + noise * torch.randn(1, n, k, generator=torch.Generator().manual_seed(seed)), None)
+    added = noise * torch.randn(1, n, k, generator=torch.Generator().manual_seed(seed))
+    return Rows(x, rows(x, weights(99)).t + added, None)
 
 
 def error_after(held: Rows, w: Tensor, activation: Activation) -> float:
@@ -115,6 +116,7 @@ def test_a_singular_system_keeps_the_slice_and_says_so(value: float) -> None:
 def test_any_negative_output_will_do_where_the_target_is_negative() -> None:
     wanted, prior = weights(13), weights(14)
     fit, held = rows(inputs(15), wanted), rows(inputs(16), wanted)
+
     # what lies below 0 is moved at random: nobody behind a Relu sees the difference
     def moved(given: Rows, seed: int) -> Rows:
         low = -5 * torch.rand(given.t.shape, generator=torch.Generator().manual_seed(seed))

@@ -71,7 +71,9 @@ def test_an_output_of_the_graph_ends_the_chain() -> None:
     outputs = "float[1,2,3,3] c, float[1,2,3,3] y"
     found = tail_of(model("c = Conv (x, w, b) y = Relu (c)", outputs))
     assert found == Tail("c")  # somebody outside reads its negative values
-    found = tail_of(model("c = Conv (x, w, b) s = Add (c, x) y = Relu (s)", outputs.replace("c", "s", 1)))
+    nodes = "c = Conv (x, w, b) s = Add (c, x) y = Relu (s)"
+    assert tail_of(model(nodes, outputs)) == Tail("c")  # and here its own values, without the shortcut
+    found = tail_of(model(nodes, outputs.replace("c", "s", 1)))
     assert (found.target, found.shortcut, found.low) == ("s", "x", -INF)
 
 
