@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from calibrate.source import Source
 from graph.runtime import run, session
+from graph.trace import input_specs
 
 SAMPLES = 16  # thousands of positions each
 FAR = 4.0  # ratio of variances, or its inverse; data sets of natural images stay within 2
@@ -27,10 +28,10 @@ def range_warning(model: ir.Model, source: Source) -> str | None:
     mean, variance = (_constant(value) for value in node.inputs[3:5])
     if mean is None or variance is None or (not mean.any() and (variance == 1).all()):
         return None
-    indices = np.linspace(0, len(source) - 1, min(SAMPLES, len(source))).astype(np.int64)
     name = str(node.inputs[0].name)
-    (values,) = run(session(model, outputs=[name]), source.batch(indices))
-    rows = np.moveaxis(np.asarray(values, np.float64), 1, -1).reshape(-1, len(mean))
+    opened = session(model, outputs=[name])
+    values = np.concatenate([run(opened, source.batch(indices))[0] for indices in _batches(model, len(source))])
+    rows = np.moveaxis(values.astype(np.float64), 1, -1).reshape(-1, len(mean))
     used = variance > 1e-3 * variance.max()  # dead channels say nothing
     spread = float(np.median(rows.var(0)[used] / variance[used]))
     shift = float(np.median(np.abs(rows.mean(0) - mean)[used] / np.sqrt(variance[used])))
@@ -40,6 +41,13 @@ def range_warning(model: ir.Model, source: Source) -> str | None:
         f"the data are far from what the model was trained on: at {node.name or name} the variance is {spread:.2g}"
         f" times, and the mean {shift:.2g} standard deviations from, what it expects; check --preprocess"
     )
+
+
+def _batches(model: ir.Model, available: int) -> list[np.ndarray]:
+    """Return about SAMPLES indices, spread over the source, in batches as large as the model insists on."""
+    batch = next((spec.shape[0] for spec in input_specs(model) if spec.shape and spec.shape[0]), None)
+    indices = np.linspace(0, available - 1, min(max(SAMPLES, batch or 1), available)).astype(np.int64)
+    return [indices] if batch is None else np.split(indices[: len(indices) // batch * batch], len(indices) // batch)
 
 
 def _constant(value: ir.Value | None) -> np.ndarray | None:

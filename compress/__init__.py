@@ -8,7 +8,11 @@ Names are loaded when they are first used: `import compress` stays quick and doe
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING
+
+# as in graph/__init__.py, which would import numpy here: ONNX Runtime sends telemetry unless it is told not to
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from compress.api import Options, Result, prune

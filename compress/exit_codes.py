@@ -3,13 +3,14 @@
 from calibrate.errors import DataError
 from compress.errors import OptionError
 from compress.targets import TargetError, Unreachable
-from graph.errors import LawError, ModelError
+from graph.errors import LawError, ModelError, WriteError
 
 EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
     (Unreachable, 1),
     (OptionError, 2),
     (TargetError, 2),
     (DataError, 2),
+    (WriteError, 2),
     (ModelError, 3),
     (LawError, 4),
 )

@@ -15,6 +15,7 @@ from calibrate.consumer import find_consumers
 from calibrate.eliminate import Curve
 from calibrate.errors import DataError
 from calibrate.preprocess import Preprocess
+from calibrate.range import range_warning
 from calibrate.sources import Source, open_source, split
 from calibrate.statistics import collect
 from compress import sensitivity
@@ -93,9 +94,8 @@ def prune_model(
     if not isinstance(target, Target):
         target = parse_target("macs", target)
     with timed("analyse", 1):
-        analysis = analyse(
-            load(model) if isinstance(model, (str, Path)) else model, keep_batchnorm=options.keep_batchnorm
-        )
+        loaded = load(model) if isinstance(model, (str, Path)) else model
+        analysis = analyse(loaded, keep_batchnorm=options.keep_batchnorm)
         groups = analysis.channels.groups
         if not groups:
             raise ModelError(_nothing(analysis.channels))
@@ -122,6 +122,8 @@ def prune_model(
             labels_file=options.labels_file,
         )
         parts, notes = deal(source, analysis, options.seed)
+        if (warning := range_warning(loaded, source)) is not None:
+            notes.append(warning)
         torch_model = to_torch(
             analysis.model, source.batch(parts[0][: fixed_batch(analysis) or 2]), device=options.device
         )

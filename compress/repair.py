@@ -8,9 +8,10 @@ as it is now, and the tail's affine map (a, b):
     t ← t inside (low, high); min(p, low) where t ≤ low; max(p, high) where t ≥ high;  fit again
 
 λ and the number of repetitions are chosen on held-out images by the error after the activation; a fit that is
-worse there than the plain slice is not used.
+worse there than the plain slice is not used. What was chosen is then fitted on all rows, the held-out ones too.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,7 @@ from calibrate.least_squares import Factor, SingularSystem
 from calibrate.moments import Moments
 
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-REPETITIONS = 5
+REPETITIONS = 3
 EXACT = 1e-10  # a relative error that is rounding
 
 
@@ -75,35 +76,52 @@ def repair(node: str, fit: Rows, held: Rows, activation: Activation, prior: Tens
     plain = error(prior)
     if plain < EXACT:  # its input is that of the original network
         return prior, Repair(node, plain, plain, None, 0)
-    statistics = Moments.of(fit.x, _wanted(fit, fit.t, activation))
-    best, best_error, best_ridge, best_repetition = prior, plain, None, 0
-    singular = 0
-    factors: dict[float, Factor] = {}
+    statistics = _statistics(fit, activation)
+    chosen, best_error, singular = None, plain, 0
     for ridge in RIDGES:
         try:
-            factors[ridge] = Factor.of(statistics.xx, ridge)
+            (w,) = _fits(fit, statistics, activation, prior, ridge, 0)
         except SingularSystem:
             singular += 1
             continue
-        w = factors[ridge].solve(statistics.xy, prior)
         if (found := error(w)) < best_error:
-            best, best_error, best_ridge = w, found, ridge
-        elif found > 2 * best_error and best_ridge is not None:
+            chosen, best_error = ridge, found
+        elif chosen is not None and found > 2 * best_error:
             break
-    if best_ridge is not None and activation.flat:
-        w = best
-        for repetition in range(1, REPETITIONS + 1):
-            p = _predict(fit, w, activation)
-            t = torch.where(fit.t <= activation.low, p.clamp(max=activation.low), fit.t)
-            t = torch.where(fit.t >= activation.high, p.clamp(min=activation.high), t)
-            w = factors[best_ridge].solve(_cross(fit.x, _wanted(fit, t, activation)), prior)
-            if (found := error(w)) < best_error:
-                best, best_error, best_repetition = w, found, repetition
-    note = ""
-    if best_ridge is None:
+    if chosen is None:
         note = "every fit was singular" if singular == len(RIDGES) else "no fit was better on held-out images"
-        note += "; the plain slice was kept"
-    return best, Repair(node, plain, best_error, best_ridge, best_repetition, note)
+        return prior, Repair(node, plain, plain, None, 0, f"{note}; the plain slice was kept")
+    most = REPETITIONS if activation.flat else 0
+    errors = [error(w) for w in _fits(fit, statistics, activation, prior, chosen, most)]
+    repetitions = errors.index(min(errors))
+    if held is not fit:  # what was chosen on held-out rows is fitted once more, on all rows
+        fit, statistics = _both(fit, held), statistics + _statistics(held, activation)
+    *_, best = _fits(fit, statistics, activation, prior, chosen, repetitions)
+    return best, Repair(node, plain, errors[repetitions], chosen, repetitions)
+
+
+def _statistics(rows: Rows, activation: Activation) -> Moments:
+    return Moments.of(rows.x, _wanted(rows, rows.t, activation))
+
+
+def _fits(
+    rows: Rows, statistics: Moments, activation: Activation, prior: Tensor, ridge: float, repetitions: int
+) -> Iterator[Tensor]:
+    """Yield the ridge fit, then the fit after each repetition with targets that know the flat sides."""
+    factor = Factor.of(statistics.xx, ridge)
+    w = factor.solve(statistics.xy, prior)
+    yield w
+    for _ in range(repetitions):
+        p = _predict(rows, w, activation)
+        t = torch.where(rows.t <= activation.low, p.clamp(max=activation.low), rows.t)
+        t = torch.where(rows.t >= activation.high, p.clamp(min=activation.high), t)
+        w = factor.solve(_cross(rows.x, _wanted(rows, t, activation)), prior)
+        yield w
+
+
+def _both(fit: Rows, held: Rows) -> Rows:
+    s = None if fit.s is None or held.s is None else torch.cat([fit.s, held.s], dim=1)
+    return Rows(torch.cat([fit.x, held.x], dim=1), torch.cat([fit.t, held.t], dim=1), s)
 
 
 def _predict(rows: Rows, w: Tensor, activation: Activation) -> Tensor:

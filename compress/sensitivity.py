@@ -19,7 +19,7 @@ from calibrate.forward import Env, chunked, drop, feed, last_uses
 from calibrate.least_squares import Factor, SingularSystem
 from calibrate.moments import Moments
 from calibrate.sources import Source
-from compress.divergence import divergence
+from compress.divergence import divergence, energies
 from graph.bridge import TorchModel
 from graph.channels import Axis, ChannelGroup, Channels, Site
 
@@ -73,6 +73,7 @@ def measure(
     with torch.inference_mode():
         starts = [feed(model, source, part) for part in chunked(indices, chunk)]
         references = [finish(dict(env), 0) for env in starts]
+        energy = energies([torch.cat([torch.atleast_1d(part) for part in parts]) for parts in zip(*references, strict=True)])
         result: dict[str, dict[int, float]] = {}
         done = 0
         for group in ordered:
@@ -91,7 +92,7 @@ def measure(
                 gone = {group.channels[i] for i in curve.order[:removed]}
                 changed = _weights(touched[group.name], gone, channels, consumers, moments, model)
                 values = [
-                    divergence(reference, finish({**env, **changed}, done))
+                    divergence(reference, finish({**env, **changed}, done), energy)
                     for env, reference in zip(starts, references, strict=True)
                 ]
                 found[removed] = float(torch.cat(values).mean())

@@ -5,5 +5,9 @@ class ModelError(Exception):
     """The model cannot be read, or something in it is not supported (exit code 3)."""
 
 
+class WriteError(Exception):
+    """A model cannot be written where it was asked to go (exit code 2)."""
+
+
 class LawError(Exception):
     """A self-check failed: the shrunk model does not compute what the masked one computes (exit code 4)."""

@@ -8,7 +8,7 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no types
 
-from graph.errors import ModelError
+from graph.errors import ModelError, WriteError
 
 # protobuf refuses to serialise 2 GiB; stay below with room for names and nodes
 INLINE_BYTES = 2**31 - 2**24
@@ -46,16 +46,16 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
 def save(model: ir.Model, path: str | os.PathLike[str], overwrite: bool = False) -> None:
     """Write the model to `path` at once: a temporary file beside it is renamed when it is complete.
 
-    Weights beyond protobuf's 2 GiB go to one sibling file `<path>.data`. Raises `ModelError` when the file exists
+    Weights beyond protobuf's 2 GiB go to one sibling file `<path>.data`. Raises `WriteError` when the file exists
     (and `overwrite` is not set) or cannot be written; nothing is left behind then, nor on Ctrl-C.
     """
     path = Path(path)
     if path.is_dir():
-        raise ModelError(f"{path} is a directory; name a file to write")
+        raise WriteError(f"{path} is a directory; name a file to write")
     data = path.with_name(f"{path.name}.data") if weight_bytes(model) > INLINE_BYTES else None
     for target in (path, data):
         if target is not None and target.exists() and not overwrite:
-            raise ModelError(f"{target} exists already and is not overwritten")
+            raise WriteError(f"{target} exists already and is not overwritten")
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             written = Path(folder) / path.name
@@ -64,7 +64,7 @@ def save(model: ir.Model, path: str | os.PathLike[str], overwrite: bool = False)
                 os.replace(Path(folder) / data.name, data)
             os.replace(written, path)
     except OSError as error:
-        raise ModelError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise WriteError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def clone(model: ir.Model) -> ir.Model:

@@ -9,7 +9,7 @@ import pytest
 from small_graphs import build
 
 import graph.model
-from graph.errors import ModelError
+from graph.errors import ModelError, WriteError
 from graph.model import clone, load, save
 from graph.runtime import run, session
 from graph.trace import example_inputs
@@ -139,14 +139,14 @@ def test_an_existing_sibling_file_is_not_overwritten(
 ) -> None:
     monkeypatch.setattr(graph.model, "INLINE_BYTES", 10)
     (tmp_path / "m.onnx.data").write_bytes(b"precious")
-    with pytest.raises(ModelError, match=r"m.onnx.data exists already"):
+    with pytest.raises(WriteError, match=r"m.onnx.data exists already"):
         save(model, tmp_path / "m.onnx")
     assert (tmp_path / "m.onnx.data").read_bytes() == b"precious"
 
 
 def test_existing_files_are_not_overwritten_unless_told(model: ir.Model, tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"precious")
-    with pytest.raises(ModelError, match="exists already"):
+    with pytest.raises(WriteError, match="exists already"):
         save(model, tmp_path / "m.onnx")
     assert (tmp_path / "m.onnx").read_bytes() == b"precious"
     save(model, tmp_path / "m.onnx", overwrite=True)
@@ -168,5 +168,5 @@ def test_nothing_is_left_behind_when_writing_fails(
 
 
 def test_a_folder_that_does_not_exist(model: ir.Model, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="cannot be written"):
+    with pytest.raises(WriteError, match="cannot be written"):
         save(model, tmp_path / "nowhere" / "m.onnx")

@@ -87,7 +87,7 @@ def test_never_worse_than_the_slice_on_held_out_rows(n: int, seed: int, activati
     held, prior = noisy(100 + seed, 50), weights(99) + 0.1 * weights(98)
     found, record = repair("node", noisy(seed, n), held, activation, prior)
     assert record.slice_error == pytest.approx(error_after(held, prior, activation), rel=1e-4)
-    assert record.error == pytest.approx(error_after(held, found, activation), rel=1e-4)
+    assert error_after(held, found, activation) <= record.error * (1 + 1e-4)  # held-out rows join the last fit
     assert record.error <= record.slice_error
     assert (record.ridge is None) == bool(record.note) == torch.equal(found, prior)
 
