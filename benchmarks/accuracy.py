@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-
 USUAL = {
     "mobilenetv1_0.75_224_imagenet_bn": "tf",
     "mobilenetv2_1.0_224_imagenet_folded": "tf",
@@ -64,7 +63,10 @@ def job(data: Path, name: str, target: float, variant: str, samples: int, seed: 
     cifar = "cifar10" in name
     source = data / "cifar10" / "calibration.npz" if cifar else data / "imagenet" / "calibration"
     options = Options(
-        preprocess=preprocess(name), samples=None if generated else samples, seed=seed, **settings  # type: ignore[arg-type]
+        preprocess=preprocess(name),
+        samples=None if generated else samples,
+        seed=seed,
+        **settings,  # type: ignore[arg-type]
     )
     start = time.perf_counter()
     pruned = prune_model(network(data, name, output.parent), target, None if generated else source, options)

@@ -196,6 +196,8 @@ def _check_finite(array: np.ndarray, axis: int | None, name: str, where: str) ->
 def _source_of_pictures(images: np.ndarray, arrays: Arrays, where: str, request: Request) -> Source:
     spec = only_input(request.inputs, f"{where}: 'images'")
     target = image_input(spec, request.preprocess)
+    if images.ndim == 3 and images.shape[2] in (3, 4):  # grey pictures that narrow would be a surprise
+        raise DataError(f"{where}: found {_show(images)}, which looks like one picture: give N×H×W×C, here N is 1")
     pictures = images[..., None] if images.ndim == 3 else images
     channels = pictures.shape[3]
     if channels != target.channels and not {channels, target.channels} <= MODES.keys():

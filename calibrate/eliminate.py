@@ -75,6 +75,7 @@ class _State:
 
     def __init__(self, p: Tensor, w: Tensor, columns: list[Tensor], scale: float) -> None:
         self.p, self.w, self.columns, self.scale = p, w, columns, scale
+        self.left = torch.ones(len(p), dtype=torch.bool, device=p.device)
 
     @classmethod
     def start(cls, reader: Reader, ridge: float) -> "_State":
@@ -95,7 +96,7 @@ class _State:
             if size == 1:
                 cost = (w[:, 0] ** 2).sum(1) / self.p[block[:, 0], block[:, 0]]
             else:
-                cost = (w * torch.linalg.solve(self.p[block[:, :, None], block[:, None, :]], w)).sum((1, 2))
+                cost = (torch.linalg.inv(self.p[block[:, :, None], block[:, None, :]]) * (w @ w.mT)).sum((1, 2))
             costs[members] = (cost * self.scale).cpu().numpy()
         return costs
 
@@ -110,6 +111,15 @@ class _State:
         left = self.p[:, b].clone()
         self.p.addmm_(left, solved[:, : len(self.p)], alpha=-1)
         self.w.addmm_(left, solved[:, len(self.p) :], alpha=-1)
-        # rows and columns of what is gone are 0 in exact arithmetic; rounding must not bring them back
-        self.w[b] = 0
+        self._forget(b)
         return max(rise, 0.0)
+
+    def _forget(self, gone: Tensor) -> None:
+        """Leave out the rows and columns of what is gone, now 0, once they are a fifth of the system."""
+        self.left[gone] = False
+        if int(self.left.sum()) > 0.8 * len(self.left):
+            return
+        place = torch.cumsum(self.left, 0) - 1
+        self.columns = [place[c] for c in self.columns]
+        self.p, self.w = self.p[self.left][:, self.left], self.w[self.left]
+        self.left = self.left[self.left]

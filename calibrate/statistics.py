@@ -15,8 +15,8 @@ from calibrate.moments import Moments
 from calibrate.sources import Source
 from graph.bridge import TorchModel
 
-ROWS_PER_UNKNOWN = 24
-LEAST_ROWS = 40_000
+ROWS_PER_UNKNOWN = 12
+LEAST_ROWS = 24_000
 MOST_BYTES = 256 << 20
 
 

@@ -1,27 +1,36 @@
 """The Python interface: `compress.prune(model, target, data, …) → Result`, the same job as the command line's."""
 
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
+import torch
 
-from compress.bench import bench
-from compress.measure import compare, measure_size
+from compress.bench import Latency, bench
+from compress.errors import OptionError
+from compress.measure import Comparison, compare, fixed_batch, measure_size
 from compress.measurement import Measurement
 from compress.pipeline import Options, Pruned, metric_of, prune_model
 from compress.progress import Progress, silent
 from compress.report import Asked, Report, Width
 from compress.targets import Target, parse_target
+from graph.errors import ModelError
 from graph.model import load, save
 from graph.plan import Plan
+from graph.trace import input_specs
 
 __all__ = ["LATENCY_SECONDS", "Options", "Result", "prune"]
 
 LATENCY_SECONDS = 4.0
 _DEFAULTS = Options()
+
+_Timed = tuple[tuple[Latency | None, Latency | None], tuple[str, ...]]  # before and after; notes
+_NOT_TIMED: _Timed = ((None, None), ())
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,7 @@ class Result:
     report: Report
 
     def save(self, path: str | Path, overwrite: bool = False) -> None:
-        """Write the model; nothing half-written is left behind. Raises ModelError."""
+        """Write the model; nothing half-written is left behind. Raises WriteError."""
         save(self.model, path, overwrite)
 
     def written_to(self, path: Path) -> "Result":
@@ -55,26 +64,36 @@ def prune(
 
     `target` is a share of the MACs (0.5, "50%"), a count ("60M"), or a `Target`; `data` a folder of images, an
     .npz/.npy file, "module:function", arrays by input name, or None for generated images. `latency` False leaves the
-    timing out. Raises ModelError, DataError, TargetError, Unreachable or LawError, each with one sentence.
+    timing out. Raises ModelError, DataError, TargetError, Unreachable or LawError, and OptionError for a device that is
+    not there, each with one sentence.
     """
     target = target if isinstance(target, Target) else parse_target("macs", target)
-    name = str(model) if isinstance(model, (str, Path)) else model.graph.name or "model"
-    original = load(model) if isinstance(model, (str, Path)) else model
+    _check_device(options.device)
+    path = None if isinstance(model, ir.Model) else Path(model)
+    original = model if isinstance(model, ir.Model) else load(model)
     pruned = prune_model(original, target, data, options, progress)
     with progress("measure", 1), tempfile.TemporaryDirectory(prefix="compress-") as folder:
-        before, after, notes = _measure(original, pruned, Path(folder), latency, threads, options)
+        files = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
+        save(original, files[0])
+        save(pruned.model, files[1])
+        sizes = measure_size(original, path or files[0]), measure_size(pruned.model, files[1])
+        compared, notes = _compared(original, pruned)
+        feeds = _feeds(original, pruned)
+        times, untimed = _latencies(files, feeds, threads, options.seed) if latency else _NOT_TIMED
     widths = tuple(Width(group, *pair) for group, pair in pruned.widths.items())
     reached = metric_of(pruned.count, target.metric)
     limit = target.budget(metric_of(pruned.analysis.original, target.metric))
+    itself = None if compared.agreement is None else 1.0
     report = Report(
-        model=name,
+        model=str(path) if path else original.graph.name or "model",
         output=None,
-        before=before,
-        after=after,
+        before=_measurement(sizes[0], times[0], itself, compared.top1_original),
+        after=_measurement(sizes[1], times[1], compared.agreement, compared.top1_other),
         targets=(Asked(target.metric, limit, reached, reached <= limit),),
         widths=widths,
         frozen=pruned.analysis.channels.frozen,
-        notes=pruned.notes + notes,
+        measured_on=_measured_on(pruned, compared),
+        notes=pruned.notes + notes + untimed,
         data=pruned.source.description,
         samples=_samples(pruned),
         uncounted=pruned.count.uncounted,
@@ -86,36 +105,61 @@ def prune(
     return Result(pruned.model, pruned.plan, report)
 
 
+def _check_device(device: str) -> None:
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise OptionError(f"device {device}: torch {torch.__version__} finds no CUDA device here: take cpu")
+
+
 def _samples(pruned: Pruned) -> Mapping[str, int]:
     return dict(zip(("fit", "search", "report"), map(len, pruned.parts), strict=True))
 
 
-def _measure(
-    original: ir.Model, pruned: Pruned, folder: Path, latency: bool, threads: int, options: Options
-) -> tuple[Measurement, Measurement, tuple[str, ...]]:
-    """Return both measurements; the images are those kept apart for the report."""
-    paths = folder / "before.onnx", folder / "after.onnx"
-    save(original, paths[0])
-    save(pruned.model, paths[1])
-    before, after = measure_size(original, paths[0]), measure_size(pruned.model, paths[1])
-    indices = pruned.parts[2] if len(pruned.parts[2]) else pruned.parts[0]
-    compared = compare(original, pruned.model, pruned.source, indices)
-    times = bench(paths, threads=threads, duration_s=LATENCY_SECONDS, seed=options.seed) if latency else (None, None)
-    kind = "generated samples" if pruned.source.generated else "samples"
-    notes = [f"agreement and errors are on {compared.samples} {kind} that took no part in fit or search"]
-    if not len(pruned.parts[2]):
-        notes = [f"agreement and errors are on the {compared.samples} {kind} of the fit"]
-    errors = [o for o in compared.outputs if o.relative_error is not None]
+def _indices(pruned: Pruned) -> np.ndarray:
+    """Return the samples that the report is on: those kept apart for it, or those of the fit where there are none."""
+    fit, _, report = pruned.parts
+    return report if len(report) else fit
+
+
+def _compared(original: ir.Model, pruned: Pruned) -> tuple[Comparison, tuple[str, ...]]:
+    """Compare both models; labels that are none of the classes cost top-1 and a note, not the result."""
+    try:
+        return compare(original, pruned.model, pruned.source, _indices(pruned)), ()
+    except OptionError as error:
+        unlabelled = replace(pruned.source, labels=None)
+        return compare(original, pruned.model, unlabelled, _indices(pruned)), (f"top-1 was not measured: {error}",)
+
+
+def _feeds(original: ir.Model, pruned: Pruned) -> Mapping[str, np.ndarray]:
+    """Return one real sample, or as many as the model insists on: it may not run on numbers that are made up."""
+    return pruned.source.batch(_indices(pruned)[: fixed_batch(input_specs(original)) or 1])
+
+
+def _latencies(files: tuple[Path, Path], feeds: Mapping[str, np.ndarray], threads: int, seed: int) -> _Timed:
+    """Return the times of both files; where they cannot be had, Nones and a note, for the model is made by then."""
+    try:
+        before, after = bench(files, threads=threads, duration_s=LATENCY_SECONDS, feeds=feeds, seed=seed)
+        return (replace(before, model="before"), replace(after, model="after")), ()
+    except ModelError as error:
+        return (None, None), (f"latency was not measured: {str(error).replace(f'{files[0].parent}{os.sep}', '')}",)
+
+
+def _measured_on(pruned: Pruned, compared: Comparison) -> str:
+    generated, count = pruned.source.generated, compared.samples
+    kind = ("generated " if generated else "") + ("sample" if count == 1 else "samples")
+    apart = "kept apart from fit and search" if len(pruned.parts[2]) else "of the fit: nothing could be kept apart"
+    figures = "relative errors" if compared.agreement is None else "agreement"
+    figures += "" if compared.top1_other is None else " and top-1"
+    sentence = f"{figures} measured on {count} {kind} {apart}"
+    if compared.top1_other is not None:
+        sentence += "; where the data are training images, top-1 is higher than it would be on a test set"
+    errors = {output.name: output.relative_error for output in compared.outputs if output.relative_error is not None}
     if compared.agreement is None and errors:
-        worst = max(errors, key=lambda o: o.relative_error or 0.0)
-        notes.append(f"largest relative error of an output: {worst.relative_error:.3f} ({worst.name})")
-    agreement = (None, None) if compared.agreement is None else (1.0, compared.agreement)
-    return (
-        _with(before, times[0], agreement[0], compared.top1_original),
-        _with(after, times[1], agreement[1], compared.top1_other),
-        tuple(notes),
-    )
+        worst = max(errors, key=errors.__getitem__)
+        sentence += f"; the largest relative error of an output is {errors[worst]:.3f} ({worst})"
+    return sentence
 
 
-def _with(measurement: Measurement, latency: Any, agreement: float | None, top1: float | None) -> Measurement:
-    return Measurement(measurement.params, measurement.macs, measurement.file_bytes, latency, agreement, top1)
+def _measurement(
+    size: Measurement, latency: Latency | None, agreement: float | None, top1: float | None
+) -> Measurement:
+    return replace(size, latency_ms=latency, agreement=agreement, top1=top1)

@@ -131,7 +131,7 @@ class _Timed:
         device = "cuda" if provider in _ON_CUDA else "cpu"
         generator = np.random.default_rng(seed)
         arrays = {
-            spec.name: np.ascontiguousarray(feeds[spec.name])
+            spec.name: np.asarray(feeds[spec.name], order="C")
             if spec.name in feeds
             else _input(spec, batch, shapes, generator)
             for spec in self._session.get_inputs()

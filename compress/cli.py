@@ -2,7 +2,7 @@
 
 0   done
 1   a target or a gate was missed
-2   wrong usage: an option, the data, a file that cannot be written
+2   wrong usage: an option, the data, a file that cannot be read or written
 3   the model cannot be read, or something in it is not supported
 4   a self-check failed; nothing was written
 130 stopped by Ctrl-C; nothing was left half-written
@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (that of the process by default) and return its exit code."""
     try:
         code = compress.main(args=arguments, prog_name="compress", standalone_mode=False)
+        sys.stdout.flush()  # a full disk is found here, and not after the exit code is known
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return 2
@@ -54,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # the reader (head, less) has gone: Python must not try to flush to it again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # no room for temporary files or for the result, no right to read, …
+        return _say(str(error), 2)
     except Exception as error:
         from compress.exit_codes import exit_code  # it imports the floors below, which --help can do without
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import click
 
+from compress.errors import OptionError
+
 if TYPE_CHECKING:
     from calibrate.preprocess import Preprocess
     from calibrate.source import Source
@@ -23,6 +25,20 @@ def _writable(_context: click.Context, _parameter: click.Parameter, path: Path |
     if path is not None and not os.access(path.parent, os.W_OK | os.X_OK):
         raise click.BadParameter(f"{path.parent} is no folder that can be written to")
     return path
+
+
+def check_apart(json_path: Path | None, *others: str | os.PathLike[str] | None) -> None:
+    """Raise OptionError where the JSON report would replace another file that the command reads or writes."""
+    for other in others:
+        if json_path is not None and other is not None and same_file(json_path, Path(other)):
+            raise OptionError(f"--json {json_path} would replace {other}: give the report another name")
+
+
+def same_file(first: Path, second: Path) -> bool:
+    """Say whether two paths lead to one file, by links too, whether it exists or not."""
+    if first.exists() and second.exists():
+        return first.samefile(second)
+    return os.path.realpath(first) == os.path.realpath(second)
 
 
 json_option = click.option(

@@ -39,7 +39,7 @@ from graph.plan import Plan
 from graph.shrink import shrink
 from graph.trace import input_specs, trace
 
-PARTS = (0.75, 0.125, 0.125)  # of the calibration samples: fit, search, report
+PARTS = (0.8, 0.1, 0.1)  # of the calibration samples: fit, search, report
 SEARCH_MACS = 6e12  # multiply-accumulates spent on measuring sensitivities
 CHUNK_BYTES = 48 << 20  # of the largest value while a chunk of samples runs
 

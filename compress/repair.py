@@ -21,7 +21,7 @@ from calibrate.least_squares import Factor, SingularSystem
 from calibrate.moments import Moments
 
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-REPETITIONS = 3
+REPETITIONS = 5
 EXACT = 1e-10  # a relative error that is rounding
 
 

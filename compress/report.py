@@ -57,8 +57,9 @@ class Asked:
 class Report:
     """Everything that is said about a run; `notes` are whole sentences.
 
-    `samples` says how many served for the fit, the search and the report (disjoint sets), `uncounted` how many nodes
-    of which operator are not in the MACs, `repairs` what compensation did at each consumer, `seconds` the time by stage.
+    `measured_on` says what agreement, errors and top-1 were measured on, `samples` how many served for the fit, the
+    search and the report (disjoint sets), `uncounted` how many nodes of which operator are not in the MACs, `repairs`
+    what compensation did at each consumer, `seconds` the time by stage.
     """
 
     model: str
@@ -68,6 +69,7 @@ class Report:
     targets: tuple[Asked, ...] = ()
     widths: tuple[Width, ...] = ()
     frozen: tuple[Frozen, ...] = ()
+    measured_on: str = ""
     notes: tuple[str, ...] = ()
     data: str = ""
     samples: Mapping[str, int] = field(default_factory=dict)
@@ -163,18 +165,24 @@ def console() -> Console:
     return Console(file=sys.stdout, highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
 
 
+def print_notes(notes: Iterable[str]) -> None:
+    """Print sentences on stderr, a line each: stdout is for the result."""
+    for note in notes:
+        print(f"note: {printable(note)}", file=sys.stderr)
+
+
 def print_report(report: Report, to: Console) -> None:
-    """Print the report: figures, targets, widths, what could not be pruned, notes."""
+    """Print the report: figures and what they were measured on, targets, widths, what could not be pruned."""
     to.print(Text(printable(report.model) + (f" → {printable(report.output)}" if report.output else "")))
     to.print(measurement_table(report.before, report.after))
+    if report.measured_on:
+        to.print(Text(printable(report.measured_on)))
     for target in report.targets:
         to.print(Text(_sentence(target)))
     if any(width.after < width.before for width in report.widths):
         to.print(width_table(report.widths))
     if report.frozen:
         to.print(Text("not pruned: " + "; ".join(_reasons(report.frozen))))
-    for note in report.notes:
-        to.print(Text(printable(note)))
 
 
 def _sentence(target: Asked) -> str:

@@ -214,3 +214,8 @@ def test_module_may_give_arrays_or_pictures(write_module):
 def test_bad_modules(write_module, body, message):
     with pytest.raises(DataError, match=message):
         open_source(write_module(body), SMALL)
+
+
+def test_one_picture_is_not_taken_for_many_grey_ones():
+    with pytest.raises(DataError, match="looks like one picture: give N×H×W×C"):
+        open_source(np.zeros((8, 6, 3), np.uint8), SMALL, RAW)

@@ -158,6 +158,17 @@ def test_a_model_that_fails_when_run_is_a_model_error(tmp_path: Path) -> None:
     assert latency.environment.shapes == {"x": (6,), "shape": (2,)}
 
 
+def test_a_number_without_a_shape_can_be_fed(tmp_path: Path) -> None:
+    path = tmp_path / "scalar.onnx"
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    scalar (float[N] x, float s) => (float[N] y) { y = Mul(x, s) }
+    """
+    onnx.save(onnx.parser.parse_model(text), path)
+    (latency,) = bench([path], feeds={"s": np.array(2, np.float32)}, duration_s=0.01)
+    assert latency.environment.shapes["s"] == ()
+
+
 def test_an_input_of_terabytes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "huge.onnx"
     text = """

@@ -1,6 +1,7 @@
 """The command line: exit codes, one-line errors, JSON. The commands run in this process, through `main`."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -63,6 +64,10 @@ def test_what_is_no_model_ends_with_3(
         (["bench", MOBILE, "--shape", "other=1"], "no input 'other'"),
         (["compare", MOBILE, RESIDUAL, "--min-agreement", "2"], "--min-agreement"),
         (["compare", MOBILE, RESIDUAL, "--data", "nowhere"], "nowhere"),
+        (["compare", MOBILE, RESIDUAL, "--json", RESIDUAL], "would replace"),
+        (["compare", MOBILE, RESIDUAL, *TEST_DATA, "--json", TEST_DATA[1]], "would replace"),
+        (["bench", MOBILE, RESIDUAL, "--json", RESIDUAL], "would replace"),
+        (["inspect", MOBILE, "--json", MOBILE], "would replace"),
         (["compare", MOBILE, RESIDUAL, "--samples", "0", *TEST_DATA], "0"),
         (["compare", MOBILE, RESIDUAL, "--scores", "classes", *TEST_DATA], "no output 'classes'"),
         (["compare", MOBILE, RESIDUAL, "--max-drop", "0.1", "--samples", "8"], "--max-drop needs labels"),
@@ -135,6 +140,26 @@ def test_each_error_has_its_code_and_one_printable_line(
     assert one_line(capsys) == "compress: first second \\x1b[31mred\n"
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), FileNotFoundError(2, "No temporary folder")])
+def test_what_the_system_refuses_is_one_line(
+    error: OSError, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setitem(compress.commands, "fail", click.Command("fail", callback=fail))
+    assert main(["fail"]) == 2
+    assert str(error.strerror) in one_line(capsys)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no device that is always full")
+def test_a_result_that_has_no_room_is_an_error() -> None:
+    script = "import sys; from compress.cli import main; sys.exit(main(['--help']))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and "No space left on device" in done.stderr
+
+
 def test_exit_codes_are_those_of_the_help() -> None:
     codes = dict(EXIT_CODES)
     assert codes[OptionError] == 2 and codes[ModelError] == 3 and codes[LawError] == 4
@@ -191,7 +216,9 @@ def test_data_options_arrive_as_one_object() -> None:
 
 def test_generated_data_are_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", MOBILE, MOBILE, "--samples", "4"]) == 0
-    assert "generated" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "4 generated samples" in out
+    assert "note: no data were given: samples were generated; real ones (--data) do better\n" in err
 
 
 def test_wrong_data_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

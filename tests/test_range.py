@@ -51,6 +51,16 @@ def test_nobody_can_tell_without_statistics(mean, var, last):
     assert warning(np.full((4, 2, 6, 6), 1e6), mean, var, last) is None
 
 
+@pytest.mark.parametrize("batch", [1, 5, 16, 20])
+def test_a_fixed_batch_is_fed_whole(batch):
+    text = MODEL.replace("float[N", f"float[{batch}").format(mean=1, var=4, last=NORM)
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    values = np.random.default_rng(0).standard_normal((21, 2, 6, 6)).astype(np.float32)
+    for scale, warned in ((1, False), (60, True)):
+        source = open_source(scale * values, input_specs(model))
+        assert (range_warning(model, source) is not None) == warned
+
+
 @needs_data
 @pytest.mark.parametrize(("preset", "warned"), [("cifar10", False), ("raw", True), ("unit", True)])
 @pytest.mark.parametrize("data", ["cifar10/calibration.npz", None])

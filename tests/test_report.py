@@ -17,6 +17,7 @@ from compress.report import (
     Width,
     percent,
     plain_values,
+    print_notes,
     print_report,
     printable,
     quantity,
@@ -36,7 +37,8 @@ REPORT = Report(
     targets=(Asked("macs", 62_750_000, 62_750_000, True), Asked("params", 300_000, 400_000, False)),
     widths=(Width("conv1", 16, 8), Width("conv2", 32, 32)),
     frozen=(Frozen("a", "LSTM", "no rule"), Frozen("b", "LSTM", "no rule")),
-    notes=("Images were generated.",),
+    measured_on="agreement and top-1 measured on 128 samples",
+    notes=("Images were generated.", "two\nlines \x1b[31m"),
 )
 
 
@@ -54,12 +56,17 @@ def test_the_table_says_what_was_measured_and_nothing_else() -> None:
     assert not any(title.startswith("latency") for title in lines)
 
 
-def test_targets_widths_frozen_and_notes_are_said() -> None:
+def test_targets_widths_and_frozen_are_said() -> None:
     shown = text(REPORT)
     assert "reached" in shown and "MISSED" in shown
     assert "conv1" in shown and "conv2" not in shown  # conv2 kept every channel
     assert "2 × LSTM (no rule)" in shown
-    assert "Images were generated." in shown
+    assert "measured on 128 samples" in shown and "generated" not in shown
+
+
+def test_notes_go_to_stderr_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    print_notes(REPORT.notes)
+    assert capsys.readouterr() == ("", "note: Images were generated.\nnote: two\\nlines \\x1b[31m\n")
 
 
 def test_names_cannot_steer_the_terminal() -> None:

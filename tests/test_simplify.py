@@ -29,7 +29,8 @@ def check_same(model: ir.Model, simple: ir.Model, feeds: dict[str, np.ndarray]) 
     """Compare the outputs within what folding BatchNormalization rounds."""
     before, after = (run(session(each, optimise=False), feeds) for each in (model, simple))
     for left, right in zip(before, after, strict=True):
-        scale = max(float(np.abs(left).max()), 1e-3) if left.size else 1.0
+        # 1e-2: a Sigmoid near 0 is as coarse as float32 is near 0.5, 6e-8
+        scale = max(float(np.abs(left).max()), 1e-2) if left.size else 1.0
         np.testing.assert_allclose(right, left, rtol=0, atol=2e-5 * scale)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from compress.errors import OptionError
-from compress.options import json_option, seed_option
+from compress.options import check_apart, json_option, seed_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,8 +37,9 @@ def command(
     json_path: Path | None,
 ) -> None:
     """Time models in ONNX Runtime, interleaved; ratios are to the first."""
+    check_apart(json_path, *models)
     from compress.bench import bench
-    from compress.report import console, printable, with_version, write_json
+    from compress.report import console, print_notes, printable, with_version, write_json
 
     latencies = bench(
         models,
@@ -52,15 +53,12 @@ def command(
     screen = console()
     screen.print(_table(latencies))
     screen.print(printable(_environment(latencies[0])), soft_wrap=True)
-    for latency in latencies:
-        if latency.unstable:
-            screen.print(
-                printable(
-                    f"{latency.model}: unstable, the rounds vary by {100 * latency.variation:.1f} % (above 2.5 %):"
-                    " close what else is running, or give a longer --duration"
-                ),
-                soft_wrap=True,
-            )
+    print_notes(
+        f"{latency.model}: unstable, the rounds vary by {100 * latency.variation:.1f} % (above 2.5 %):"
+        " close what else is running, or give a longer --duration"
+        for latency in latencies
+        if latency.unstable
+    )
     if json_path is not None:
         entries = [dataclasses.asdict(latency) | {"unstable": latency.unstable} for latency in latencies]
         write_json(with_version({"command": "bench", "models": entries}), json_path)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from compress.errors import OptionError
-from compress.options import DataOptions, data_options, json_option, seed_option
+from compress.options import DataOptions, check_apart, data_options, json_option, seed_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,8 +39,9 @@ def command(
     json_path: Path | None,
 ) -> None:
     """Compare the outputs of two models; accuracy too if there are labels."""
+    check_apart(json_path, original, other, data.data, data.labels)
     from compress.measure import compare, measure_size
-    from compress.report import console, with_version, write_json
+    from compress.report import console, print_notes, with_version, write_json
     from graph.model import load
     from graph.trace import input_specs
 
@@ -51,6 +52,7 @@ def command(
     before = replace(measure_size(first, original), top1=comparison.top1_original)
     after = replace(measure_size(second, other), top1=comparison.top1_other)
     _show(console(), original, other, before, after, comparison, source)
+    print_notes(source.notes)
     for line in missed:
         click.echo(f"compress: gate missed: {line}", err=True)
     if json_path is not None:
@@ -107,5 +109,3 @@ def _show(
         say(
             "KL divergence of the softmax: " + ("NaN or infinite scores" if kl is None else f"{kl:.4g} nats per sample")
         )
-    for note in source.notes:
-        say(note)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from compress.options import json_option
+from compress.options import check_apart, json_option
 
 
 @click.command("inspect")
@@ -13,6 +13,7 @@ from compress.options import json_option
 @json_option
 def command(model: Path, keep_batchnorm: bool, json_path: Path | None) -> None:
     """Show the channel groups of MODEL, their MACs, and what is left alone with the reason."""
+    check_apart(json_path, model)
     from compress.inspection import inspect
     from compress.report import console, percent, printable, quantity, table, with_version, write_json
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from compress.errors import OptionError
-from compress.options import DataOptions, data_options, json_option, seed_option
+from compress.options import DataOptions, check_apart, data_options, json_option, same_file, seed_option
 from compress.targets import Target, parse_target
 
 
@@ -63,10 +63,14 @@ def command(
     limits = dict(map(_ratio, ratios))
     destination = output or model.with_name(f"{model.stem}-pruned{model.suffix}")
     _check_output(model, destination, force)
+    for given in (data.data, data.labels):
+        if given is not None and same_file(destination, Path(given)):
+            raise OptionError(f"{destination} is what the data are read from: give another --output")
+    check_apart(json_path, model, destination, data.data, data.labels)
 
     from compress.api import Options, prune
     from compress.progress import on_terminal
-    from compress.report import console, print_report, report_json, write_json
+    from compress.report import console, print_notes, print_report, report_json, write_json
 
     options = Options(
         preprocess=data.preprocessing(),
@@ -84,6 +88,7 @@ def command(
     result.save(destination, overwrite=force)
     report = result.written_to(destination).report
     print_report(report, console())
+    print_notes(report.notes)
     if json_path is not None:
         write_json(report_json(report), json_path)
 
