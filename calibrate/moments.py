@@ -33,17 +33,20 @@ class Moments:
     @classmethod
     def of(cls, x: Tensor, y: Tensor) -> Self:
         """Sum over the rows of x (G, n, D) and y (G, n, K), in float64."""
-        groups, n, d = x.shape
-        k = y.shape[2]
+        groups, _, d = x.shape
         xx = torch.zeros(groups, d, d, dtype=torch.float64, device=x.device)
-        xy, yy = xx.new_zeros(groups, d, k), xx.new_zeros(groups, k)
-        step = max(1, _CHUNK_BYTES // (8 * groups * (d + k)))
+        return cls(0, xx, xx.new_zeros(groups, d, y.shape[2]), xx.new_zeros(groups, y.shape[2])).absorb(x, y)
+
+    def absorb(self, x: Tensor, y: Tensor) -> Self:
+        """Return the statistics with more rows, x (G, n, D) and y (G, n, K); the sums are reused, not copied."""
+        groups, n, d = x.shape
+        step = max(1, _CHUNK_BYTES // (8 * groups * (d + y.shape[2])))
         for start in range(0, n, step):
             rows, targets = x[:, start : start + step].double(), y[:, start : start + step].double()
-            xx.baddbmm_(rows.mT, rows)
-            xy.baddbmm_(rows.mT, targets)
-            yy.add_((targets**2).sum(1))
-        return cls(n, xx, xy, yy)
+            self.xx.baddbmm_(rows.mT, rows)
+            self.xy.baddbmm_(rows.mT, targets)
+            self.yy.add_((targets**2).sum(1))
+        return type(self)(self.n + n, self.xx, self.xy, self.yy)
 
     def error(self, w: Tensor) -> float:
         """Return Σ |y − Wᵀx|² over all rows, for weights w (G, D, K)."""

@@ -52,7 +52,8 @@ def collect(
                 columns = model.parameters[consumer.weight].numel() // y.shape[1 if consumer.window else -1]
                 wanted = -(-rows_wanted(columns + 1, consumer.groups) // len(indices))
                 positions = consumer.positions(y, wanted, generator)
-                found = Moments.of(consumer.rows(x, y.shape, positions), consumer.targets(y, positions))
-                moments[consumer.node] = moments[consumer.node] + found if consumer.node in moments else found
+                rows, targets = consumer.rows(x, y.shape, positions), consumer.targets(y, positions)
+                known = moments.get(consumer.node)
+                moments[consumer.node] = known.absorb(rows, targets) if known else Moments.of(rows, targets)
             advance(len(part))
     return moments

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from compress.bench import Latency, bench
+from compress.bench import Latency, bench, instabilities
 from compress.errors import OptionError
 from compress.measure import Comparison, compare, fixed_batch, measure_size
 from compress.measurement import Measurement
@@ -93,7 +93,7 @@ def prune(
         widths=widths,
         frozen=pruned.analysis.channels.frozen,
         measured_on=_measured_on(pruned, compared),
-        notes=pruned.notes + notes + untimed,
+        notes=pruned.notes + notes + untimed + _slower(times[1]),
         data=pruned.source.description,
         samples=_samples(pruned),
         uncounted=pruned.count.uncounted,
@@ -103,6 +103,16 @@ def prune(
         seconds=pruned.seconds,
     )
     return Result(pruned.model, pruned.plan, report)
+
+
+def _slower(latency: Latency | None) -> tuple[str, ...]:
+    """Say it where the result gained no time: widths that the runtime's kernels do not like may be the reason."""
+    if latency is None or latency.ratio.value < 1:
+        return ()
+    return (
+        f"not faster on this machine: {latency.ratio.value:.2f} times the original's latency; ONNX Runtime's kernels "
+        "want round widths: try --round-to 4, 8 or 16",
+    )
 
 
 def _check_device(device: str) -> None:
@@ -138,7 +148,8 @@ def _latencies(files: tuple[Path, Path], feeds: Mapping[str, np.ndarray], thread
     """Return the times of both files; where they cannot be had, Nones and a note, for the model is made by then."""
     try:
         before, after = bench(files, threads=threads, duration_s=LATENCY_SECONDS, feeds=feeds, seed=seed)
-        return (replace(before, model="before"), replace(after, model="after")), ()
+        named = replace(before, model="before"), replace(after, model="after")
+        return named, instabilities(named)
     except ModelError as error:
         return (None, None), (f"latency was not measured: {str(error).replace(f'{files[0].parent}{os.sep}', '')}",)
 

@@ -9,7 +9,7 @@ timed, and a model of microseconds is run several times per round. Inputs and ou
 import math
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +82,16 @@ class Latency:
     def unstable(self) -> bool:
         """Whether the rounds vary too much (above 2.5 %) to believe small differences."""
         return self.variation > UNSTABLE_ABOVE
+
+
+def instabilities(latencies: Iterable[Latency]) -> tuple[str, ...]:
+    """Return a sentence for each latency that is unstable."""
+    return tuple(
+        f"{latency.model}: the latency is unstable, the rounds vary by {100 * latency.variation:.1f} % (above"
+        f" {100 * UNSTABLE_ABOVE:g} %): close what else is running, or take a longer `compress bench --duration`"
+        for latency in latencies
+        if latency.unstable
+    )
 
 
 def bench(

@@ -149,3 +149,8 @@ def _weights(
             weight.index_fill_(axis.axis, torch.as_tensor(np.flatnonzero(entries), device=weight.device), 0)
             changed[axis.weight] = weight
     return changed
+
+
+def _join(parts: Sequence[Tensor]) -> Tensor:
+    """Put the outputs of all chunks together; an output without a sample axis has one entry per chunk."""
+    return torch.cat([part.reshape(1) if part.dim() == 0 else part for part in parts])

@@ -1,5 +1,6 @@
 """The statistics on synthetic times, the shapes that inputs get, and that a bench runs; no time is asserted."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from compress.bench import bench, cpu_model, input_shape
+from compress.bench import bench, cpu_model, input_shape, instabilities
 from compress.errors import OptionError
 from compress.statistics import ratio_of_medians, settled, variation
 from graph.errors import ModelError
@@ -167,6 +168,13 @@ def test_a_number_without_a_shape_can_be_fed(tmp_path: Path) -> None:
     onnx.save(onnx.parser.parse_model(text), path)
     (latency,) = bench([path], feeds={"s": np.array(2, np.float32)}, duration_s=0.01)
     assert latency.environment.shapes["s"] == ()
+
+
+def test_an_unstable_latency_is_said_to_be(tiny: Path) -> None:
+    (latency,) = bench([tiny], batch=1, shapes={"x": (1, 3, 4, 4)}, duration_s=0.01)
+    steady, shaky = dataclasses.replace(latency, variation=0.02), dataclasses.replace(latency, variation=0.5)
+    (said,) = instabilities([steady, shaky])
+    assert "the rounds vary by 50.0 % (above 2.5 %)" in said and str(tiny) in said
 
 
 def test_an_input_of_terabytes_is_refused(tmp_path: Path) -> None:

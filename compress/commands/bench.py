@@ -38,7 +38,7 @@ def command(
 ) -> None:
     """Time models in ONNX Runtime, interleaved; ratios are to the first."""
     check_apart(json_path, *models)
-    from compress.bench import bench
+    from compress.bench import bench, instabilities
     from compress.report import console, print_notes, printable, with_version, write_json
 
     latencies = bench(
@@ -53,12 +53,7 @@ def command(
     screen = console()
     screen.print(_table(latencies))
     screen.print(printable(_environment(latencies[0])), soft_wrap=True)
-    print_notes(
-        f"{latency.model}: unstable, the rounds vary by {100 * latency.variation:.1f} % (above 2.5 %):"
-        " close what else is running, or give a longer --duration"
-        for latency in latencies
-        if latency.unstable
-    )
+    print_notes(instabilities(latencies))
     if json_path is not None:
         entries = [dataclasses.asdict(latency) | {"unstable": latency.unstable} for latency in latencies]
         write_json(with_version({"command": "bench", "models": entries}), json_path)

@@ -1,0 +1,38 @@
+"""README.md keeps up with the code: its options, its exit codes, its example in Python."""
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+import compress as package
+from compress import cli
+from compress.cli import compress
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_option_of_prune_is_explained() -> None:
+    options = {name for parameter in compress.commands["prune"].params for name in parameter.opts if name[:2] == "--"}
+    assert options - {"--help"} <= set(re.findall(r"--[a-z-]+", README))
+
+
+@pytest.mark.parametrize("line", re.findall(r"^compress (.+?)(?: +#.*)?$", README, re.MULTILINE))
+def test_every_command_line_is_understood(line: str) -> None:
+    name, *arguments = line.split()
+    command = compress.commands[name]
+    command.make_context(name, arguments, parent=click.Context(compress))  # raises UsageError for what is not
+
+
+def test_exit_codes_are_those_of_the_command_line() -> None:
+    in_readme = re.findall(r"^\| ([0-9]+) \| (.+?)[ ]*\|$", README, re.MULTILINE)
+    in_code = re.findall(r"^([0-9]+) +(.+)$", str(cli.__doc__), re.MULTILINE)
+    assert [code for code, _ in in_readme] == [code for code, _ in in_code] == ["0", "1", "2", "3", "4", "130"]
+    assert dict(in_readme)["2"] == dict(in_code)["2"]
+
+
+def test_the_example_in_python_uses_names_that_there_are() -> None:
+    (example,) = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
+    compile(example, "README.md", "exec")
+    assert set(re.findall(r"\bcompress\.(\w+)", example)) <= set(package.__all__)
