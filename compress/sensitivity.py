@@ -73,9 +73,7 @@ def measure(
     with torch.inference_mode():
         starts = [feed(model, source, part) for part in chunked(indices, chunk)]
         references = [finish(dict(env), 0) for env in starts]
-        energy = energies(
-            [torch.cat([torch.atleast_1d(part) for part in parts]) for parts in zip(*references, strict=True)]
-        )
+        energy = energies([_join(parts) for parts in zip(*references, strict=True)])
         result: dict[str, dict[int, float]] = {}
         done = 0
         for group in ordered:
