@@ -22,12 +22,13 @@ from compress import sensitivity
 from compress.compensate import compensate
 from compress.costs import CostModel, macs_model, params_model
 from compress.curves import curves
+from compress.errors import OptionError
 from compress.magnitude import magnitude
 from compress.progress import Progress, Timed, silent
 from compress.repair import Repair
 from compress.search import SEARCHES, Problem, least
 from compress.targets import Target, Unreachable, parse_target
-from compress.widths import allowed_widths, display_names, plan_of
+from compress.widths import allowed_widths, display_names, matches, plan_of
 from graph.analysis import Analysis, analyse
 from graph.bridge import TorchModel, to_torch
 from graph.channels import Channels
@@ -101,6 +102,9 @@ def prune_model(
             raise ModelError(_nothing(analysis.channels))
         costs, budget = cost_model(target, analysis)
         names = display_names(analysis.model)
+        for pattern in (*options.exclude, *(options.max_width_ratio or {})):
+            if not any(matches(group, pattern, names) for group in groups):
+                raise OptionError(f"{pattern!r} fits no layer that can be pruned: compress inspect lists them")
         allowed = {
             group.name: allowed_widths(
                 group,

@@ -15,6 +15,7 @@ import compress
 from calibrate.errors import DataError
 from calibrate.preprocess import PRESETS
 from compress.api import Options, Result, prune
+from compress.errors import OptionError
 from compress.targets import Target, Unreachable
 from graph.analysis import analyse
 from graph.count import count
@@ -272,3 +273,10 @@ def test_dead_channels_go_first_and_for_nothing() -> None:
 def test_the_result_is_the_same_through_the_packages_door(halved: dict[str, Result]) -> None:
     assert compress.prune is prune and compress.Options is Options
     assert Plan.from_json(halved["mobile"].plan.to_json()).to_json() == halved["mobile"].plan.to_json()
+
+
+@pytest.mark.parametrize("options", [Options(exclude=("nothing*",)), Options(max_width_ratio={"nothing*": 0.5})])
+def test_a_pattern_that_fits_nothing_is_an_error(options: Options) -> None:
+    path = Path(__file__).parents[1] / "sample_models" / "digits_mobile.onnx"
+    with pytest.raises(OptionError, match="fits no layer"):
+        prune(path, 0.5, None, options)
