@@ -87,8 +87,8 @@ def evaluate(data: Path, name: str, output: Path, jpeg: int) -> dict[str, float 
     """Return top-1 before and after, agreement and KL divergence, on images that took no part."""
     from calibrate.sources import open_source
     from compress.measure import compare
+    from graph.inputs import input_specs
     from graph.model import load
-    from graph.trace import input_specs
 
     original, pruned = load(network(data, name, output.parent)), load(output)
     specs = input_specs(original)

@@ -14,7 +14,6 @@ import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -22,9 +21,7 @@ from PIL import Image
 from calibrate.errors import DataError
 from calibrate.images import MODES, Draw, ImageInput, batches, fit_image, image_input, open_image, show
 from calibrate.source import Request, Source, only_input, opens, wanted_inputs
-
-if TYPE_CHECKING:
-    from graph.trace import InputSpec
+from graph.inputs import InputSpec, sample_axes
 
 MAGIC = (b"PK", b"\x93NUMPY")  # how .npz and .npy begin; np.load takes anything else for a pickle
 
@@ -84,28 +81,16 @@ def _show(array: np.ndarray) -> str:
     return f"{array.dtype} {show(array.shape)}"
 
 
-def _are_pictures(array: np.ndarray, spec: "InputSpec") -> bool:
+def _are_pictures(array: np.ndarray, spec: InputSpec) -> bool:
     if array.dtype != np.uint8 or array.ndim not in (3, 4):
         return False
-    return np.dtype(spec.dtype) != np.uint8 or not _shape_fits(array.shape, spec)
+    return np.dtype(spec.dtype) != np.uint8 or not _shape_fits(array.shape, spec, 0)
 
 
-def _shape_fits(shape: tuple[int, ...], spec: "InputSpec") -> bool:
-    axis = sample_axis(spec)
+def _shape_fits(shape: tuple[int, ...], spec: InputSpec, axis: int | None) -> bool:
     return len(shape) == len(spec.shape) and all(
         want in (None, have) or at == axis for at, (have, want) in enumerate(zip(shape, spec.shape, strict=True))
     )
-
-
-def sample_axis(spec: "InputSpec") -> int | None:
-    """Return the axis of an input along which samples lie; None for a scalar, which all samples share.
-
-    It is the first, but the second of three where only that is free: a recurrent state, layers × N × width.
-    """
-    shape = spec.shape
-    if not shape:
-        return None
-    return 1 if len(shape) == 3 and shape[0] is not None and shape[1] is None and shape[2] is not None else 0
 
 
 def _labels(arrays: Arrays, count: int, where: str) -> np.ndarray | None:
@@ -144,9 +129,9 @@ def _note_if_sorted(labels: np.ndarray, taken: int, where: str) -> tuple[str, ..
 
 
 def _source_of_values(by_name: Arrays, arrays: Arrays, where: str, request: Request) -> Source:
-    axes = {spec.name: sample_axis(spec) for spec in request.inputs}
+    axes = sample_axes(request.inputs)
     for spec in request.inputs:
-        _check_values(by_name[spec.name], spec, where)
+        _check_values(by_name[spec.name], spec, axes[spec.name], where)
     counts = {name: by_name[name].shape[axis] for name, axis in axes.items() if axis is not None}
     if len(set(counts.values())) > 1:
         raise DataError(f"{where}: the inputs hold different numbers of samples: {counts}")
@@ -169,11 +154,11 @@ def _source_of_values(by_name: Arrays, arrays: Arrays, where: str, request: Requ
     return _source(read, held, labels, where, request)
 
 
-def _check_values(array: np.ndarray, spec: "InputSpec", where: str) -> None:
+def _check_values(array: np.ndarray, spec: InputSpec, axis: int | None, where: str) -> None:
     want = np.dtype(spec.dtype)
     kinds = (np.floating, np.integer)
     castable = array.dtype == want or any(np.issubdtype(array.dtype, k) and np.issubdtype(want, k) for k in kinds)
-    if not castable or not _shape_fits(array.shape, spec):
+    if not castable or not _shape_fits(array.shape, spec, axis):
         raise DataError(
             f"{where}: found {_show(array)}, input {wanted_inputs((spec,))} is wanted"
             + ("; pictures are uint8 N×H×W×C" if len(spec.shape) == 4 else "")

@@ -1,25 +1,19 @@
 """Generated samples as a source: pictures for inputs that take pictures, plain noise for the others."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from calibrate.arrays import sample_axis
 from calibrate.errors import DataError
 from calibrate.generate import picture
-from calibrate.images import batches, image_input, show
+from calibrate.images import batches, image_input
 from calibrate.preprocess import Preprocess
 from calibrate.source import Request, Source, opens
-
-if TYPE_CHECKING:
-    from graph.trace import InputSpec
+from graph.inputs import InputSpec, sample_axes, stand_in
 
 COUNT = 384
-# Where the model leaves an axis free: as in graph.trace, whose import would cost half a second here.
-FREE_SIDE = 224  # a height or a width, in pixels
-FREE_LENGTH = 512  # any other
+MOST_CHANNELS = 16  # of a picture: several frames or bands may be stacked
 
 Read = Callable[[np.ndarray], np.ndarray]
 
@@ -28,9 +22,9 @@ Read = Callable[[np.ndarray], np.ndarray]
 def open_generated(request: Request) -> Source:
     """Draw samples for every input of the model, the same for the same seed.
 
-    An input of rank 4 gets natural-looking pictures through the preprocessing, 224 × 224 where neither the model
-    nor the preprocessing fixes the size. Other floating inputs get standard normal noise, Booleans True, integers 0
-    (1 where the name says mask, 16000 where it is a sampling rate). Raises DataError for other dtypes.
+    An input of rank 4 that can hold pictures gets natural-looking ones through the preprocessing. Other floating
+    inputs get standard normal noise, integers and flags what `graph.inputs.stand_in` says. A size that neither
+    the model nor the preprocessing fixes is the one that the model is known to run with.
     """
     if request.labels_file is not None:
         raise DataError(f"{request.labels_file}: labels were given without the pictures: add --data FOLDER")
@@ -38,11 +32,11 @@ def open_generated(request: Request) -> Source:
     reads: dict[str, Read] = {}
     notes: tuple[str, ...] = ()
     for place, spec in enumerate(request.inputs):
-        if len(spec.shape) == 4:
+        if _holds_pictures(spec):
             reads[spec.name], said = _pictures(spec, request.preprocess, count, request.seed + place)
             notes += said
         else:
-            reads[spec.name] = _noise(spec, request.seed + place)
+            reads[spec.name] = _noise(spec, request.inputs, request.seed + place)
     return Source(
         count,
         lambda indices: {name: read(indices) for name, read in reads.items()},
@@ -52,22 +46,29 @@ def open_generated(request: Request) -> Source:
     )
 
 
-def _pictures(spec: "InputSpec", preprocess: Preprocess, count: int, seed: int) -> tuple[Read, tuple[str, ...]]:
+def _holds_pictures(spec: InputSpec) -> bool:
+    """Whether an input may be a batch of pictures: rank 4, values that pixels have, and few channels on either axis."""
+    pixels = spec.dtype == np.uint8 or not (np.issubdtype(spec.dtype, np.integer) or spec.dtype.kind == "b")
+    return len(spec.shape) == 4 and pixels and min(spec.shape[1] or 3, spec.shape[3] or 3) <= MOST_CHANNELS
+
+
+def _pictures(spec: InputSpec, preprocess: Preprocess, count: int, seed: int) -> tuple[Read, tuple[str, ...]]:
     target = image_input(spec, preprocess)
-    size = (target.height or FREE_SIDE, target.width or FREE_SIDE)
+    high, wide = (1, 2) if target.layout == "NHWC" else (2, 3)
+    size = (target.height or spec.size(high), target.width or spec.size(wide))
     return batches(count, partial(picture, *size, target.channels, seed), target, preprocess)
 
 
-def _noise(spec: "InputSpec", seed: int) -> Read:
-    axis, dtype = sample_axis(spec), np.dtype(spec.dtype)
-    shape = tuple(FREE_LENGTH if n is None else n for at, n in enumerate(spec.shape) if at != axis)
-    if dtype.kind not in "fiub":
-        raise DataError(f"input {spec.name} {dtype} {show(spec.shape)}: nothing can be generated: give --data")
+def _noise(spec: InputSpec, specs: Sequence[InputSpec], seed: int) -> Read:
+    axis, dtype = sample_axes(specs)[spec.name], np.dtype(spec.dtype)
+    shape = tuple(spec.size(at) for at in range(len(spec.shape)) if at != axis)
+    counted = np.issubdtype(dtype, np.integer) or dtype.kind == "b"
+    filling = stand_in(spec, specs) if counted else 0
 
     def sample(index: int) -> np.ndarray:
-        if dtype.kind == "f":
-            return np.random.default_rng([seed, index]).standard_normal(shape).astype(dtype)
-        return np.full(shape, _constant(spec.name, dtype), dtype)
+        if counted:
+            return np.full(shape, filling, dtype)
+        return np.random.default_rng([seed, index]).standard_normal(shape).astype(dtype)
 
     def read(indices: np.ndarray) -> np.ndarray:
         if axis is None:
@@ -77,10 +78,3 @@ def _noise(spec: "InputSpec", seed: int) -> Read:
         return np.stack([sample(int(index)) for index in indices], axis)
 
     return read
-
-
-def _constant(name: str, dtype: np.dtype) -> int:
-    plain = name.lower()
-    if plain in ("sr", "sample_rate", "sampling_rate"):
-        return 16000
-    return int(dtype.kind == "b" or "mask" in plain)

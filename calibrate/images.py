@@ -3,16 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from calibrate.errors import DataError
 from calibrate.preprocess import CROP_MARGIN, Layout, Preprocess
-
-if TYPE_CHECKING:
-    from graph.trace import InputSpec
+from graph.inputs import InputSpec
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow's name
 CACHE_BYTES = 256 << 20  # pictures kept decoded between passes; the rest is read again
@@ -34,7 +32,7 @@ class ImageInput:
     dtype: np.dtype
 
 
-def image_input(spec: "InputSpec", preprocess: Preprocess) -> ImageInput:
+def image_input(spec: InputSpec, preprocess: Preprocess) -> ImageInput:
     """Read the input's shape as that of a batch of pictures.
 
     The layout is the preprocessing's, else the one whose channel axis has 1, 3 or 4 entries, else NCHW. A size

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from calibrate.arrays import sample_axis, source_of_arrays
+from calibrate.arrays import source_of_arrays
 from calibrate.errors import DataError
 from calibrate.source import Request, Source, opens
+from graph.inputs import sample_axes
 
 NAME = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
 
@@ -27,7 +28,7 @@ def open_module(request: Request) -> Source:
     name = str(request.spec)
     parts: dict[str, list[np.ndarray]] = {}
     count = 0
-    axes = {spec.name: sample_axis(spec) for spec in request.inputs}
+    axes = sample_axes(request.inputs)
     for number, batch in enumerate(_batches(name)):
         named = batch if isinstance(batch, Mapping) else {"images": batch}
         if parts and set(named) != set(parts):

@@ -9,18 +9,18 @@ import onnx_ir as ir
 
 from calibrate.source import Source
 from graph.runtime import run, session
-from graph.trace import input_specs
 
 SAMPLES = 16  # thousands of positions each
 FAR = 4.0  # ratio of variances, or its inverse; data sets of natural images stay within 2
 FAR_MEAN = 4.0  # standard deviations
 
 
-def range_warning(model: ir.Model, source: Source) -> str | None:
+def range_warning(model: ir.Model, source: Source, batch: int | None = None) -> str | None:
     """Return a sentence if the data are far from what the model was trained on, None if not or if nobody can tell.
 
     `model` is the one that the user gave, before BatchNormalization is fused. Told are models that keep it, with
-    statistics that are not all 0 and 1; compared are medians over its channels.
+    statistics that are not all 0 and 1; compared are medians over its channels. `batch` is how many samples the
+    model takes at a time, None where that is free.
     """
     node = next((node for node in model.graph if node.op_type == "BatchNormalization"), None)
     if node is None or node.inputs[0] is None:
@@ -30,7 +30,7 @@ def range_warning(model: ir.Model, source: Source) -> str | None:
         return None
     name = str(node.inputs[0].name)
     opened = session(model, outputs=[name])
-    values = np.concatenate([run(opened, source.batch(indices))[0] for indices in _batches(model, len(source))])
+    values = np.concatenate([run(opened, source.batch(indices))[0] for indices in _batches(batch, len(source))])
     rows = np.moveaxis(values.astype(np.float64), 1, -1).reshape(-1, len(mean))
     used = variance > 1e-3 * variance.max()  # dead channels say nothing
     spread = float(np.median(rows.var(0)[used] / variance[used]))
@@ -43,9 +43,8 @@ def range_warning(model: ir.Model, source: Source) -> str | None:
     )
 
 
-def _batches(model: ir.Model, available: int) -> list[np.ndarray]:
+def _batches(batch: int | None, available: int) -> list[np.ndarray]:
     """Return about SAMPLES indices, spread over the source, in batches as large as the model insists on."""
-    batch = next((spec.shape[0] for spec in input_specs(model) if spec.shape and spec.shape[0]), None)
     indices = np.linspace(0, available - 1, min(max(SAMPLES, batch or 1), available)).astype(np.int64)
     return [indices] if batch is None else np.split(indices[: len(indices) // batch * batch], len(indices) // batch)
 

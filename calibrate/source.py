@@ -3,16 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from calibrate.errors import DataError
 from calibrate.images import show
 from calibrate.preprocess import Preprocess
-
-if TYPE_CHECKING:
-    from graph.trace import InputSpec
+from graph.inputs import InputSpec
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class Request:
     """What `open_source` was asked for, with the path or array or name as it came in `spec`."""
 
     spec: object
-    inputs: tuple["InputSpec", ...]
+    inputs: tuple[InputSpec, ...]
     preprocess: Preprocess
     samples: int | None
     seed: int
@@ -80,12 +77,12 @@ def opens(kind: str, accepts: Accepts) -> Callable[[Opener], Opener]:
     return enter
 
 
-def wanted_inputs(inputs: tuple["InputSpec", ...]) -> str:
+def wanted_inputs(inputs: tuple[InputSpec, ...]) -> str:
     """Write what the model wants, for the messages: x float32 N×3×32×32."""
     return ", ".join(f"{spec.name} {np.dtype(spec.dtype)} {show(spec.shape)}" for spec in inputs)
 
 
-def only_input(inputs: tuple["InputSpec", ...], found: str) -> "InputSpec":
+def only_input(inputs: tuple[InputSpec, ...], found: str) -> InputSpec:
     """Return the single input of the model; DataError if there are several and `found` serves one only."""
     if len(inputs) != 1:
         raise DataError(

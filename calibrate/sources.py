@@ -4,7 +4,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,16 +11,14 @@ from calibrate import arrays, folder, generated, module  # noqa: F401  # each en
 from calibrate.errors import DataError
 from calibrate.preprocess import Preprocess
 from calibrate.source import KINDS, Request, Source
-
-if TYPE_CHECKING:
-    from graph.trace import InputSpec
+from graph.inputs import InputSpec
 
 __all__ = ["Source", "open_source", "split"]
 
 
 def open_source(
     spec: str | Path | np.ndarray | Mapping[str, np.ndarray] | None,
-    specs: Sequence["InputSpec"],
+    specs: Sequence[InputSpec],
     preprocess: Preprocess | None = None,
     *,
     samples: int | None = None,

@@ -13,16 +13,16 @@ import torch
 
 from compress.bench import Latency, bench, instabilities
 from compress.errors import OptionError
-from compress.measure import Comparison, compare, fixed_batch, measure_size
+from compress.measure import Comparison, compare, measure_size
 from compress.measurement import Measurement
 from compress.pipeline import Options, Pruned, metric_of, prune_model
 from compress.progress import Progress, silent
 from compress.report import Asked, Report, Width
 from compress.targets import Target, parse_target
 from graph.errors import ModelError
+from graph.interface import check_interface
 from graph.model import load, save
 from graph.plan import Plan
-from graph.trace import input_specs
 
 __all__ = ["LATENCY_SECONDS", "Options", "Result", "prune"]
 
@@ -72,14 +72,15 @@ def prune(
     path = None if isinstance(model, ir.Model) else Path(model)
     original = model if isinstance(model, ir.Model) else load(model)
     pruned = prune_model(original, target, data, options, progress)
+    check_interface(original, pruned.model)
     with progress("measure", 1), tempfile.TemporaryDirectory(prefix="compress-") as folder:
         files = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
         save(original, files[0])
         save(pruned.model, files[1])
-        sizes = measure_size(original, path or files[0]), measure_size(pruned.model, files[1])
+        one = pruned.data.few(1)
+        sizes = measure_size(original, path or files[0], one), measure_size(pruned.model, files[1], one)
         compared, notes = _compared(original, pruned)
-        feeds = _feeds(original, pruned)
-        times, untimed = _latencies(files, feeds, threads, options.seed) if latency else _NOT_TIMED
+        times, untimed = _latencies(files, _sample(pruned), threads, options.seed) if latency else _NOT_TIMED
     widths = tuple(Width(group, *pair) for group, pair in pruned.widths.items())
     reached = metric_of(pruned.count, target.metric)
     limit = target.budget(metric_of(pruned.analysis.original, target.metric))
@@ -94,7 +95,7 @@ def prune(
         frozen=pruned.analysis.channels.frozen,
         measured_on=_measured_on(pruned, compared),
         notes=pruned.notes + notes + untimed + _slower(times[1]),
-        data=pruned.source.description,
+        data=pruned.data.source.description,
         samples=_samples(pruned),
         uncounted=pruned.count.uncounted,
         law=pruned.law,
@@ -121,27 +122,28 @@ def _check_device(device: str) -> None:
 
 
 def _samples(pruned: Pruned) -> Mapping[str, int]:
-    return dict(zip(("fit", "search", "report"), map(len, pruned.parts), strict=True))
+    return dict(zip(("fit", "search", "report"), map(len, pruned.data.parts), strict=True))
 
 
 def _indices(pruned: Pruned) -> np.ndarray:
     """Return the samples that the report is on: those kept apart for it, or those of the fit where there are none."""
-    fit, _, report = pruned.parts
+    fit, _, report = pruned.data.parts
     return report if len(report) else fit
 
 
 def _compared(original: ir.Model, pruned: Pruned) -> tuple[Comparison, tuple[str, ...]]:
     """Compare both models; labels that are none of the classes cost top-1 and a note, not the result."""
     try:
-        return compare(original, pruned.model, pruned.source, _indices(pruned)), ()
+        return compare(original, pruned.model, pruned.data.source, _indices(pruned), batch=pruned.data.batch), ()
     except OptionError as error:
-        unlabelled = replace(pruned.source, labels=None)
-        return compare(original, pruned.model, unlabelled, _indices(pruned)), (f"top-1 was not measured: {error}",)
+        unlabelled = replace(pruned.data.source, labels=None)
+        compared = compare(original, pruned.model, unlabelled, _indices(pruned), batch=pruned.data.batch)
+        return compared, (f"top-1 was not measured: {error}",)
 
 
-def _feeds(original: ir.Model, pruned: Pruned) -> Mapping[str, np.ndarray]:
+def _sample(pruned: Pruned) -> Mapping[str, np.ndarray]:
     """Return one real sample, or as many as the model insists on: it may not run on numbers that are made up."""
-    return pruned.source.batch(_indices(pruned)[: fixed_batch(input_specs(original)) or 1])
+    return pruned.data.source.batch(_indices(pruned)[: pruned.data.batch or 1])
 
 
 def _latencies(files: tuple[Path, Path], feeds: Mapping[str, np.ndarray], threads: int, seed: int) -> _Timed:
@@ -155,9 +157,9 @@ def _latencies(files: tuple[Path, Path], feeds: Mapping[str, np.ndarray], thread
 
 
 def _measured_on(pruned: Pruned, compared: Comparison) -> str:
-    generated, count = pruned.source.generated, compared.samples
+    generated, count = pruned.data.source.generated, compared.samples
     kind = ("generated " if generated else "") + ("sample" if count == 1 else "samples")
-    apart = "kept apart from fit and search" if len(pruned.parts[2]) else "of the fit: nothing could be kept apart"
+    apart = "kept apart from fit and search" if len(pruned.data.parts[2]) else "of the fit: nothing could be kept apart"
     figures = "relative errors" if compared.agreement is None else "agreement"
     figures += "" if compared.top1_other is None else " and top-1"
     sentence = f"{figures} measured on {count} {kind} {apart}"

@@ -1,28 +1,32 @@
 """How long a model takes in ONNX Runtime, and how that compares: models are timed in turn, A B A B.
 
-Needs numpy and onnxruntime only, so that it runs on the board that will run the model. What is done so that
-the figures hold: the number of threads is set and reported, operators run one after another, every model is
-warmed up until its times settle, threads of an idle session sleep instead of spinning beside the one that is
-timed, and a model of microseconds is run several times per round. Inputs and outputs stay on the device.
+Needs no torch, so that it runs on the board that will run the model. What is done so that the figures hold: the
+number of threads is set and reported, operators run one after another, every model is warmed up until its times
+settle, threads of an idle session sleep instead of spinning beside the one that is timed, and a model of
+microseconds is run several times per round. Inputs and outputs stay on the device.
 """
 
 import math
 import platform
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime as ort
 
 from compress.errors import OptionError
 from compress.statistics import UNSTABLE_ABOVE, Ratio, ratio_of_medians, settled, variation
 from graph.errors import ModelError
+from graph.guard import MOST_INPUT_BYTES, watched
+from graph.model import load, weight_bytes
+from graph.runtime import open_session, run_limited, session
 
 FREE_SIDE = 224
 FREE_LENGTH = 512
-MOST_BYTES = 2**33  # of one input: a file of a hundred bytes can ask for terabytes
 LEAST_ROUNDS = 20
 LONGEST_WARM_UP = 200
 SHORTEST_ROUND_S = 0.002
@@ -137,17 +141,11 @@ class _Timed:
         seed: int,
     ) -> None:
         self.path = path
-        self._session = _session(path, threads, provider)
+        model = load(path)
         device = "cuda" if provider in _ON_CUDA else "cpu"
-        generator = np.random.default_rng(seed)
-        arrays = {
-            spec.name: np.asarray(feeds[spec.name], order="C")
-            if spec.name in feeds
-            else _input(spec, batch, shapes, generator)
-            for spec in self._session.get_inputs()
-        }
-        if unknown := sorted(set(shapes) - set(arrays)):
-            raise OptionError(f"{path}: no input {unknown[0]!r} to give a shape to; it has {', '.join(arrays)}")
+        with _named(path, model):
+            arrays = _tried(model, provider, batch, shapes, feeds, seed)
+            self._session = _session(model, threads, provider)
         self._binding = self._session.io_binding()
         for name, array in arrays.items():
             self._binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, device, 0))
@@ -177,9 +175,40 @@ class _Timed:
         return (time.perf_counter() - start) / runs
 
 
-def _session(path: Path, threads: int, provider: str) -> ort.InferenceSession:
-    if not path.is_file():
-        raise ModelError(f"{path}: {'is a folder, not a model' if path.is_dir() else 'no such file'}")
+@contextmanager
+def _named(path: Path, model: ir.Model) -> Iterator[None]:
+    """Watch what is done with a model; what is wrong with it is said with the name of its file."""
+    try:
+        with watched(weight_bytes(model)):
+            yield
+    except (ModelError, OptionError) as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def _tried(
+    model: ir.Model,
+    provider: str,
+    batch: int | None,
+    shapes: Mapping[str, tuple[int, ...]],
+    feeds: Mapping[str, np.ndarray],
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """Return arrays to run the model with, after one run within limits: nobody has run it here yet."""
+    trial = session(model, optimise=False, providers=[provider], limited=True)
+    generator = np.random.default_rng(seed)
+    arrays = {
+        spec.name: np.asarray(feeds[spec.name], order="C")
+        if spec.name in feeds
+        else _input(spec, batch, shapes, generator)
+        for spec in trial.get_inputs()
+    }
+    if unknown := sorted(set(shapes) - set(arrays)):
+        raise OptionError(f"no input {unknown[0]!r} to give a shape to; it has {', '.join(arrays)}")
+    run_limited(trial, arrays)
+    return arrays
+
+
+def _session(model: ir.Model, threads: int, provider: str) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -188,13 +217,10 @@ def _session(path: Path, threads: int, provider: str) -> ort.InferenceSession:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.log_severity_level = 3
-    try:
-        session = ort.InferenceSession(path, options, providers=[provider])
-    except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
-        raise ModelError(f"{path}: ONNX Runtime cannot load it: {_first_line(error)}") from error
-    if session.get_providers()[0] != provider:
-        raise OptionError(f"{path}: ONNX Runtime fell back from {provider} to {session.get_providers()[0]}")
-    return session
+    opened = open_session(model, options, [provider])
+    if opened.get_providers()[0] != provider:
+        raise OptionError(f"ONNX Runtime fell back from {provider} to {opened.get_providers()[0]}")
+    return opened
 
 
 def _provider(name: str) -> str:
@@ -211,8 +237,8 @@ def _input(
     if spec.type not in _DTYPES:
         raise ModelError(f"input {spec.name!r} is {spec.type}: only tensors of numbers can be made up")
     shape, dtype = input_shape(spec.name, spec.shape, batch, shapes), np.dtype(_DTYPES[spec.type])
-    if math.prod(shape) * dtype.itemsize > MOST_BYTES:
-        raise ModelError(f"input {spec.name!r} of shape {_written(shape)} takes more than {MOST_BYTES:,} bytes")
+    if math.prod(shape) * dtype.itemsize > MOST_INPUT_BYTES:
+        raise ModelError(f"input {spec.name!r} of shape {_written(shape)} takes more than {MOST_INPUT_BYTES:,} bytes")
     if dtype.kind == "f":
         return generator.random(shape).astype(dtype)
     if dtype == np.uint8:

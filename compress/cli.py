@@ -8,17 +8,22 @@
 130 stopped by Ctrl-C; nothing was left half-written
 """
 
+import functools
 import importlib
+import logging
 import os
 import pkgutil
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 
 from compress import commands
 
 INTERRUPTED = 130
+_LONGEST_LINE = 1000  # characters: a name in a model may have millions
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -33,7 +38,25 @@ def compress() -> None:
 
 def _register(group: click.Group) -> None:
     for module in pkgutil.iter_modules(commands.__path__):
-        group.add_command(importlib.import_module(f"{commands.__name__}.{module.name}").command)
+        command = importlib.import_module(f"{commands.__name__}.{module.name}").command
+        command.callback = _guarded(command.callback)
+        group.add_command(command)
+
+
+def _guarded(command: Callable[..., Any]) -> Callable[..., Any]:
+    """End the process where a model would hang it or take all memory: while models are analysed, nothing is written."""
+
+    @functools.wraps(command)
+    def guarded(*arguments: Any, **options: Any) -> Any:
+        from graph import guard  # which imports numpy
+
+        guard.arm(lambda sentence: os._exit(_say(sentence, 3)))
+        try:
+            return command(*arguments, **options)
+        finally:
+            guard.arm(None)
+
+    return guarded
 
 
 _register(compress)
@@ -41,6 +64,8 @@ _register(compress)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (that of the process by default) and return its exit code."""
+    if arguments is None:
+        _be_quiet()
     try:
         code = compress.main(args=arguments, prog_name="compress", standalone_mode=False)
         sys.stdout.flush()  # a full disk is found here, and not after the exit code is known
@@ -67,8 +92,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _be_quiet() -> None:
+    """Keep what libraries think of a model to themselves: an error is one line, and that line is ours."""
+    logging.disable()
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+
+
 def _say(message: str, code: int) -> int:
     """Print one line on stderr, whatever the message holds: names and other people's messages may run over many."""
     line = " ".join(message.split())
+    if len(line) > _LONGEST_LINE:
+        line = f"{line[: _LONGEST_LINE // 2]} … {line[-_LONGEST_LINE // 2 :]}"
     click.echo("compress: " + "".join(c if c.isprintable() else repr(c)[1:-1] for c in line), err=True)
     return code

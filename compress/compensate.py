@@ -204,9 +204,12 @@ def _apply(stage: Stage, fit: Rows, held: Rows, pruned: TorchModel, model: ir.Mo
 
 
 def _store(name: str, value: Tensor, pruned: TorchModel, model: ir.Model) -> None:
+    initializer = model.graph.initializers[name]
+    assert initializer.dtype is not None
     array = value.cpu().numpy()
-    pruned.set_parameter(name, array)
-    model.graph.initializers[name].const_value = ir.tensor(array, name=name)
+    rounded = array.astype(initializer.dtype.numpy())  # a half in the model is a float32 in torch
+    initializer.const_value = ir.tensor(rounded, name=name)
+    pruned.set_parameter(name, rounded.astype(array.dtype))
 
 
 def _shared(model: ir.Model, consumers: Sequence[Consumer]) -> set[str]:

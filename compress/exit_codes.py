@@ -3,7 +3,7 @@
 from calibrate.errors import DataError
 from compress.errors import OptionError
 from compress.targets import TargetError, Unreachable
-from graph.errors import LawError, ModelError, WriteError
+from graph.errors import LawError, ModelError, ShapeError, WriteError
 
 EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
     (Unreachable, 1),
@@ -11,6 +11,7 @@ EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
     (TargetError, 2),
     (DataError, 2),
     (WriteError, 2),
+    (ShapeError, 2),
     (ModelError, 3),
     (LawError, 4),
 )

@@ -1,6 +1,6 @@
 """What can be pruned in a model, as data."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from compress.costs import macs_model
 from compress.widths import display_names
 from graph.analysis import analyse
 from graph.channels import Frozen, Site
+from graph.inputs import example_inputs
 from graph.model import load
 
 
@@ -27,7 +28,13 @@ class GroupFacts:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `compress inspect` shows; `least_macs` with every group cut to one channel."""
+    """What `compress inspect` shows; `least_macs` with every group cut to one channel.
+
+    `inputs` are the shapes that the figures are for; `converted` is a sentence where the model was quantised, or laid
+    out for one processor.
+    """
+
+    inputs: Mapping[str, tuple[int, ...]]
 
     macs: int
     params: int
@@ -35,11 +42,16 @@ class Inspection:
     groups: tuple[GroupFacts, ...]
     frozen: tuple[Frozen, ...]
     uncounted: Mapping[str, int]
+    converted: str | None = None
 
 
-def inspect(path: Path, *, keep_batchnorm: bool = False) -> Inspection:
-    """Analyse the model in a file. Raises ModelError."""
-    analysis = analyse(load(path), keep_batchnorm=keep_batchnorm)
+def inspect(
+    path: Path, shapes: Mapping[str, Sequence[int]] | None = None, *, keep_batchnorm: bool = False
+) -> Inspection:
+    """Analyse the model in a file; `shapes` states sizes that its inputs leave free. Raises ModelError."""
+    model = load(path)
+    feeds = example_inputs(model, shapes=shapes)
+    analysis = analyse(model, feeds, keep_batchnorm=keep_batchnorm)
     costs = macs_model(analysis.channels, analysis.count, analysis.trace.shapes)
     full = {group.name: len(group.channels) for group in analysis.channels.groups}
     names = display_names(analysis.model)
@@ -63,5 +75,12 @@ def inspect(path: Path, *, keep_batchnorm: bool = False) -> Inspection:
     least = costs.total(dict.fromkeys(full, 1))
     original = analysis.original
     return Inspection(
-        original.macs, original.params, round(least), tuple(facts), analysis.channels.frozen, original.uncounted
+        {name: array.shape for name, array in feeds.items()},
+        original.macs,
+        original.params,
+        round(least),
+        tuple(facts),
+        analysis.channels.frozen,
+        original.uncounted,
+        analysis.converted,
     )

@@ -18,17 +18,19 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from calibrate.arrays import sample_axis
 from calibrate.source import Source
 from compress.errors import OptionError
 from compress.measurement import Measurement
 from graph.count import count
 from graph.errors import ModelError
+from graph.inputs import InputSpec, fixed_batch, input_specs, takes_several
 from graph.model import load
 from graph.runtime import run, session
-from graph.trace import InputSpec, input_specs, trace
+from graph.standard import standardise
+from graph.trace import trace
 
 BATCH = 32
+BATCH_BYTES = 2**25  # of the inputs that run at a time; activations take some ten times as much
 MOST_CLASSES = 100_000
 
 Outputs = dict[str, np.ndarray]
@@ -60,9 +62,15 @@ class Comparison:
     top1_other: float | None = None
 
 
-def measure_size(model: ir.Model, path: Path | None = None) -> Measurement:
-    """Return parameters and MACs of a model, and the bytes of its file with the external data beside it."""
-    counted = count(model, trace(model))
+def measure_size(
+    model: ir.Model, path: Path | None = None, feeds: Mapping[str, np.ndarray] | None = None
+) -> Measurement:
+    """Return parameters and MACs of a model, and the bytes of its file with the external data beside it.
+
+    `feeds` is one sample (or as many as the model insists on), whose sizes decide the MACs; made up where absent.
+    """
+    standard, _ = standardise(model)
+    counted = count(standard, trace(standard, feeds))
     return Measurement(counted.params, counted.macs, None if path is None else file_bytes(path))
 
 
@@ -77,6 +85,14 @@ def file_bytes(path: Path) -> int:
         if entry.key == "location"
     }
     return sum(file.stat().st_size for file in (path, *(path.parent / name for name in external)))
+
+
+def samples_at_a_time(model: ir.Model, specs: Sequence[InputSpec], source: Source) -> int | None:
+    """Return how many samples the model takes at a time, None where that is free and found to work."""
+    stated = fixed_batch(specs)
+    if stated is not None or len(source) < 2 or takes_several(model, source.batch(np.arange(2))):
+        return stated
+    return 1
 
 
 class Runner:
@@ -102,20 +118,6 @@ class Runner:
                 yield name, value
 
 
-def fixed_batch(specs: Sequence[InputSpec]) -> int | None:
-    """Return the number of samples that the inputs state, None where they leave it free.
-
-    Raises ModelError where two inputs state different numbers.
-    """
-    axes = [(spec, sample_axis(spec)) for spec in specs]
-    sizes = {spec.name: spec.shape[axis] for spec, axis in axes if axis is not None}
-    stated = {name: size for name, size in sizes.items() if size is not None}
-    if len(set(stated.values())) > 1:
-        written = ", ".join(f"{name}: {size}" for name, size in stated.items())
-        raise ModelError(f"the inputs state different batch sizes ({written}): samples cannot be told apart")
-    return next(iter(stated.values()), None)
-
-
 def _without_filling(value: np.ndarray, samples: int, fixed: int | None) -> np.ndarray:
     return value[:samples] if fixed is not None and value.ndim and len(value) == fixed else value
 
@@ -134,14 +136,17 @@ def compare(
     *,
     scores: str | None = None,
     threads: int = 0,
+    batch: int | None = None,
 ) -> Comparison:
     """Run both models over the samples (all of them by default) and compare their outputs, which must match by name.
 
     `scores` names the output with the class scores; by default it is the only one with a vector per sample,
-    and there is none where several have. Raises ModelError for models with different outputs, OptionError for
-    `scores` that no output has or that are none, and for labels that are not among the classes.
+    and there is none where several have. `batch` samples run at a time, by default as many as seem reasonable.
+    Raises ModelError for models with different outputs, OptionError for `scores` that no output has or that are
+    none, and for labels that are not among the classes.
     """
-    first, second = Runner(original, threads=threads), Runner(other, threads=threads)
+    size = batch or _batch_size(source)
+    first, second = Runner(original, batch=size, threads=threads), Runner(other, batch=size, threads=threads)
     if sorted(first.outputs) != sorted(second.outputs):
         raise ModelError(f"the outputs differ: {', '.join(first.outputs)} and {', '.join(second.outputs)}")
     if scores is not None and scores not in first.outputs:
@@ -156,6 +161,12 @@ def compare(
             sums.scores = _score_output(a, len(rows), scores)
         sums.add(a, b, rows, source.labels)
     return sums.comparison(source.labels is not None)
+
+
+def _batch_size(source: Source) -> int:
+    """Return how many samples run at a time: `BATCH`, or fewer where one is so large that memory would be wasted."""
+    sample = sum(array.nbytes for array in source.batch(np.arange(min(len(source), 1))).values())
+    return int(np.clip(BATCH_BYTES // max(sample, 1), 1, BATCH))
 
 
 def _run(runner: Runner, source: Source, rows: np.ndarray) -> Outputs:

@@ -1,7 +1,7 @@
 """Options that several commands share, each group as one decorator that hands the command one object."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -12,9 +12,10 @@ import click
 from compress.errors import OptionError
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from calibrate.preprocess import Preprocess
     from calibrate.source import Source
-    from graph.trace import InputSpec
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,6 +49,31 @@ json_option = click.option(
     callback=_writable,
     metavar="FILE",
     help="Write everything as JSON.",
+)
+
+
+def _shapes(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """Read NAME:1x3x320x320; a name may hold colons itself."""
+    shapes = {}
+    for text in texts:
+        name, _, sizes = text.rpartition(":")
+        try:
+            shape = tuple(int(size) for size in sizes.lower().split("x"))
+        except ValueError:
+            shape = ()
+        if not name or not shape or min(shape) < 1:
+            raise click.BadParameter(f"{text!r}: give NAME:1x3x320x320 with numbers above 0")
+        shapes[name] = shape
+    return shapes
+
+
+shape_option = click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    callback=_shapes,
+    metavar="NAME:1x3x320x320",
+    help="The shape of an input that leaves sizes free. Repeatable. [default: sizes that the model runs with]",
 )
 seed_option = click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of what is drawn."
@@ -83,12 +109,19 @@ class DataOptions:
             bgr=self.bgr,
         )
 
-    def open(self, specs: "Sequence[InputSpec]", seed: int) -> "Source":
-        """Open the source for a model with these inputs; without `--data` it is generated. Raises DataError."""
+    def open(self, model: "ir.Model", shapes: Mapping[str, Sequence[int]], seed: int) -> "Source":
+        """Open the source for a model; without `--data` it is generated. Raises DataError or ModelError."""
         from calibrate.sources import open_source
+        from graph.inputs import input_specs, settle
 
+        specs = input_specs(model, shapes)
         return open_source(
-            self.data, specs, self.preprocessing(), samples=self.samples, seed=seed, labels_file=self.labels
+            self.data,
+            settle(model, specs) if self.data is None else specs,
+            self.preprocessing(),
+            samples=self.samples,
+            seed=seed,
+            labels_file=self.labels,
         )
 
 

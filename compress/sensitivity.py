@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calibrate import gram
 from calibrate.consumer import Consumer
 from calibrate.eliminate import Curve
 from calibrate.forward import Env, chunked, drop, feed, last_uses
@@ -31,16 +32,17 @@ def compensated(w: Tensor, xx: Tensor, gone: Tensor) -> Tensor:
     """Return weights w (G, D, K) with the columns `gone` at 0 and the others refitted to the consumer's own output.
 
     With symmetric statistics xy = xx·w, so the refit is  w[K] + (xx[K,K] + λ)⁻¹ · xx[K,R] · w[R].
+    `xx` is the matrix (G, D, D) or the rows (G, n, D) that make it.
     """
     kept = torch.ones(w.shape[1], dtype=torch.bool, device=w.device)
     kept[gone] = False
     result = torch.zeros_like(w)
     result[:, kept] = w[:, kept]
     try:
-        factor = Factor.of(xx[:, kept][:, :, kept], RIDGE)
+        factor = Factor.of(gram.restrict(xx, kept), RIDGE)
     except SingularSystem:
         return result  # constant inputs; the plain slice is what the network would do
-    result[:, kept] += torch.cholesky_solve(xx[:, kept][:, :, ~kept] @ w[:, ~kept], factor.factor)
+    result[:, kept] += factor.solve(gram.cross(xx, kept, w), torch.zeros_like(result[:, kept]))
     return result
 
 

@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
-from calibrate.eliminate import Curve
 from compress.costs import Widths
 from graph.channels import ChannelGroup
 from graph.plan import Plan
+
+if TYPE_CHECKING:
+    from calibrate.eliminate import Curve  # it brings torch along
 
 
 def display_names(model: ir.Model) -> dict[str, str]:
@@ -49,7 +52,7 @@ def allowed_widths(
     return widths
 
 
-def plan_of(widths: Widths, groups: Sequence[ChannelGroup], curves: Mapping[str, Curve]) -> Plan:
+def plan_of(widths: Widths, groups: Sequence[ChannelGroup], curves: "Mapping[str, Curve]") -> Plan:
     """Return the plan that keeps, in each group, the channels that its curve removes last."""
     keep = {}
     for group in groups:

@@ -5,6 +5,10 @@ class ModelError(Exception):
     """The model cannot be read, or something in it is not supported (exit code 3)."""
 
 
+class ShapeError(ModelError):
+    """The shape that was asked for does not fit the model's input (exit code 2)."""
+
+
 class WriteError(Exception):
     """A model cannot be written where it was asked to go (exit code 2)."""
 

@@ -1,13 +1,13 @@
 """Small inputs, pictures and samples that the tests of calibration data share."""
 
-from types import SimpleNamespace
-
 import numpy as np
 from PIL import Image
 
+from graph.inputs import InputSpec
+
 
 def spec(*shape, dtype=np.float32, name="x"):
-    return SimpleNamespace(name=name, shape=shape, dtype=np.dtype(dtype))
+    return InputSpec(name, shape, np.dtype(dtype))
 
 
 SMALL = [spec(None, 3, 8, 6)]

@@ -61,8 +61,8 @@ def test_only_the_bridge_knows_torch_in_the_graph_floor() -> None:
     assert all(name.startswith("bridge/") for name in knowing)
 
 
-@pytest.mark.parametrize("package", MAY_IMPORT)
-def test_importing_a_package_does_not_import_torch(package: str) -> None:
+@pytest.mark.parametrize("package", [*MAY_IMPORT, "compress.inspection", "compress.bench"])
+def test_what_needs_no_torch_does_not_import_it(package: str) -> None:
     code = f"import {package}, sys; print('torch' in sys.modules, 'onnx2torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

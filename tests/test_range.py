@@ -9,8 +9,8 @@ import pytest
 
 from calibrate import PRESETS, open_source
 from calibrate.range import range_warning
+from graph.inputs import input_specs
 from graph.model import load
-from graph.trace import input_specs
 
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real networks and images are not beside the checkout")
@@ -58,7 +58,7 @@ def test_a_fixed_batch_is_fed_whole(batch):
     values = np.random.default_rng(0).standard_normal((21, 2, 6, 6)).astype(np.float32)
     for scale, warned in ((1, False), (60, True)):
         source = open_source(scale * values, input_specs(model))
-        assert (range_warning(model, source) is not None) == warned
+        assert (range_warning(model, source, batch) is not None) == warned
 
 
 @needs_data

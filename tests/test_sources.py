@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from small_data import SMALL, flat, samples, spec, values
 
 import calibrate
-from calibrate import PRESETS, DataError, Preprocess, generated, open_source, split
+from calibrate import PRESETS, DataError, Preprocess, open_source, split
 from calibrate.source import KINDS
 
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
@@ -163,17 +164,13 @@ def test_without_preprocessing_pictures_are_standardised_and_it_is_said():
 def test_generated_layout_size_and_dtype_follow_the_model():
     assert open_source(None, [spec(1, 16, 12, 3, dtype=np.uint8)], samples=2).batch([1])["x"].shape == (1, 16, 12, 3)
     assert open_source(None, [spec(None, 1, None, 40)], UNIT, samples=1).batch([0])["x"].shape == (1, 1, 224, 40)
+    settled = replace(spec(None, 3, None, None), sizes=(1, 3, 64, 96))
+    assert open_source(None, [settled], UNIT, samples=1).batch([0])["x"].shape == (1, 3, 64, 96)
+    features = open_source(None, [spec(None, 64, 7, 20)], samples=3).batch([0, 2])["x"]
+    assert features.shape == (2, 64, 7, 20) and abs(features.mean()) < 0.1  # no pictures: noise
     ids = open_source(None, [spec(None, 7, dtype=np.int64, name="ids")], samples=2).batch([0, 1])["ids"]
     assert ids.shape == (2, 7) and not ids.any()
     assert open_source(None, [spec(None, 7, dtype=np.int64, name="attention_mask")]).batch([0])["attention_mask"].all()
-    with pytest.raises(DataError, match="nothing can be generated"):
-        open_source(None, [spec(None, 7, dtype=np.complex64)])
-
-
-def test_free_axes_are_those_of_the_trace():
-    from graph import trace
-
-    assert (generated.FREE_SIDE, generated.FREE_LENGTH) == (trace.SPATIAL, trace.LENGTH)
 
 
 # ---------------------------------------------------------------- the door, the parts

@@ -7,7 +7,7 @@ import pytest
 from small_graphs import build
 
 from graph.errors import ModelError
-from graph.trace import SMALL, InputSpec, example_inputs, input_specs, trace
+from graph.trace import SMALL, trace
 
 SHAPES = """(float[N,3,H,8] x) => (float[N,M] y) <int64 zero = {0}, int64[1] ax = {0}, int64[1] rest = {-1}> {
     shape = Shape(x)
@@ -37,53 +37,13 @@ def test_large_integers_and_floats_are_not_kept() -> None:
     assert set(trace(model, {"x": np.zeros((SMALL, 3), np.float32)}).integers) == set()
 
 
-def test_specs_leave_dynamic_dimensions_open_and_initializers_out() -> None:
-    model = build(SHAPES)
-    model.graph.inputs.append(model.graph.initializers["zero"])  # as IR version 3 requires
-    assert input_specs(model) == (InputSpec("x", (None, 3, None, 8), np.dtype(np.float32)),)
-
-
-@pytest.mark.parametrize(
-    ("declared", "shape"),
-    [
-        ("float[N,3,H,W] x", (2, 3, 224, 224)),
-        ("float[N,3,32,32] x", (2, 3, 32, 32)),
-        ("float[1,3,32,32] x", (1, 3, 32, 32)),
-        ("float[N,L] x", (2, 512)),
-        ("float[2,N,4] x, float[N] other", (2, 2, 4)),
-    ],
-)
-def test_example_shapes(declared: str, shape: tuple[int, ...]) -> None:
-    assert example_inputs(build(f"({declared}) => (float y) {{ y = ReduceMax(x) }}"), batch=2)["x"].shape == shape
-
-
-def test_examples_are_seeded_and_can_be_overridden() -> None:
-    model = build(SHAPES)
-    one, two, other = (example_inputs(model, shapes={"x": (1, 3, 4, 8)}, seed=seed)["x"] for seed in (1, 1, 2))
-    np.testing.assert_array_equal(one, two)
-    assert (one != other).any()
-    assert one.shape == (1, 3, 4, 8)
-
-
-def test_sequence_inputs_are_refused() -> None:
-    model = build("(seq(float[N]) x) => (int64 y) { y = SequenceLength(x) }")
-    with pytest.raises(ModelError, match="input x is not a tensor of numbers"):
-        input_specs(model)
-
-
-def test_a_model_that_asks_for_terabytes_is_refused_before_it_runs() -> None:
+def test_a_model_that_asks_for_terabytes_is_refused() -> None:
     model = build("""(float[1] x) => (float[N,M] y) <int64[2] size = {1000000,1000000}> {
         big = ConstantOfShape(size)
         y = Add(big, x)
     }""")
-    with pytest.raises(ModelError, match="value big would take 4,000,000,000,000 bytes"):
+    with pytest.raises(ModelError, match=r"asks for 4,000,000,000,000 bytes, .* at ConstantOfShape"):
         trace(model)
-
-
-def test_an_input_that_asks_for_terabytes_is_refused() -> None:
-    model = build("(float[1000000,1000000] x) => (float y) { y = ReduceMax(x) }")
-    with pytest.raises(ModelError, match="input x of shape"):
-        example_inputs(model)
 
 
 def test_a_model_that_cannot_run_is_one_clear_error() -> None:

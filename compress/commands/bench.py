@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from compress.errors import OptionError
-from compress.options import check_apart, json_option, seed_option
+from compress.options import check_apart, json_option, seed_option, shape_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     "--duration", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, help="Seconds in all."
 )
 @click.option("--batch", type=click.IntRange(1), help="For a model that leaves the batch free. [default: 1]")
-@click.option("--shape", "shapes", multiple=True, metavar="NAME=N,C,H,W", help="The shape of an input. Repeatable.")
+@shape_option
 @seed_option
 @json_option
 def command(
@@ -32,7 +31,7 @@ def command(
     provider: str,
     duration: float,
     batch: int | None,
-    shapes: tuple[str, ...],
+    shapes: dict[str, tuple[int, ...]],
     seed: int,
     json_path: Path | None,
 ) -> None:
@@ -47,7 +46,7 @@ def command(
         provider=provider,
         duration_s=duration,
         batch=batch,
-        shapes=dict(map(_shape, shapes)),
+        shapes=shapes,
         seed=seed,
     )
     screen = console()
@@ -57,17 +56,6 @@ def command(
     if json_path is not None:
         entries = [dataclasses.asdict(latency) | {"unstable": latency.unstable} for latency in latencies]
         write_json(with_version({"command": "bench", "models": entries}), json_path)
-
-
-def _shape(text: str) -> tuple[str, tuple[int, ...]]:
-    name, _, sizes = text.rpartition("=")
-    try:
-        shape = tuple(int(size) for size in sizes.split(","))
-    except ValueError:
-        shape = ()
-    if not name or not shape or min(shape) < 1:
-        raise OptionError(f"--shape {text!r}: give NAME=N,C,H,W with numbers above 0")
-    return name, shape
 
 
 def _table(latencies: "tuple[Latency, ...]") -> "Table":

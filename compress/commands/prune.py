@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from compress.errors import OptionError
-from compress.options import DataOptions, check_apart, data_options, json_option, same_file, seed_option
+from compress.options import DataOptions, check_apart, data_options, json_option, same_file, seed_option, shape_option
 from compress.targets import Target, parse_target
 
 
@@ -35,6 +35,7 @@ from compress.targets import Target, parse_target
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="For the latency measured at the end."
 )
 @data_options
+@shape_option
 @seed_option
 @json_option
 def command(
@@ -51,6 +52,7 @@ def command(
     keep_batchnorm: bool,
     device: str,
     threads: int,
+    shapes: dict[str, tuple[int, ...]],
     seed: int,
     json_path: Path | None,
 ) -> None:
@@ -76,6 +78,7 @@ def command(
         preprocess=data.preprocessing(),
         samples=data.samples,
         labels_file=data.labels,
+        shapes=shapes,
         keep_batchnorm=keep_batchnorm,
         search=search,
         exclude=exclude,
