@@ -17,6 +17,9 @@ from torch import Tensor
 
 from calibrate.rows import Window, at, patches, sources, with_one
 
+# halves too: features are computed in float32 (see `graph.widen`)
+_FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+
 
 @dataclass(frozen=True)
 class Consumer:
@@ -122,7 +125,7 @@ def _read(node: ir.Node, shapes: dict[str, tuple[int, ...]]) -> Consumer | None:
         or weight is None
         or x.is_initializer()
         or not weight.is_initializer()
-        or weight.dtype not in {ir.DataType.FLOAT, ir.DataType.DOUBLE}
+        or weight.dtype not in _FLOATS
         or (bias is not None and not bias.is_initializer())
         or any(value.name not in shapes for value in (x, weight, node.outputs[0]))
     ):

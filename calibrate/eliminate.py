@@ -21,7 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calibrate.least_squares import Factor
+from calibrate import gram
+from calibrate.eliminate_rows import RowsState
+from calibrate.least_squares import MatrixFactor
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Curve:
 class Reader:
     """One consumer (or one G of it): xx (D, D) with the bias last, weights w (D, K), and the columns of each channel.
 
-    `columns[c]` lists the columns of the group's channel c; `scale` turns its error into a relative one.
+    `xx` may hold rows (n, D), see `calibrate.gram`. `columns[c]` lists the columns of the group's channel c; `scale`
+    turns its error into a relative one.
     """
 
     xx: Tensor
@@ -55,7 +58,7 @@ def eliminate(readers: Sequence[Reader], channels: int, ridge: float = 1e-3, at_
     One channel goes at a time while fewer than 2·at_once are left, else alive // at_once of the cheapest, for speed;
     the downdates and losses are exact in both cases.
     """
-    states = [_State.start(reader, ridge) for reader in readers]
+    states = [_start(reader, ridge) for reader in readers]
     alive = np.arange(channels)
     order: list[int] = []
     loss = [0.0]
@@ -70,6 +73,13 @@ def eliminate(readers: Sequence[Reader], channels: int, ridge: float = 1e-3, at_
     return Curve(np.array(order), np.array(loss))
 
 
+def _start(reader: Reader, ridge: float) -> "_State | RowsState":
+    columns = [torch.as_tensor(c, device=reader.xx.device) for c in reader.columns]
+    if gram.holds_rows(reader.xx[None]):
+        return RowsState.start(reader.xx, reader.w, columns, reader.scale, ridge)
+    return _State.start(reader.xx, reader.w, columns, reader.scale, ridge)
+
+
 class _State:
     """The shrinking system of one reader."""
 
@@ -78,12 +88,10 @@ class _State:
         self.left = torch.ones(len(p), dtype=torch.bool, device=p.device)
 
     @classmethod
-    def start(cls, reader: Reader, ridge: float) -> "_State":
-        columns = [torch.as_tensor(c, device=reader.xx.device) for c in reader.columns]
-        if not bool(reader.xx.diagonal()[:-1].any()):  # all inputs are always 0: whatever goes was never felt
-            return cls(torch.eye(len(reader.xx)).to(reader.xx), torch.zeros_like(reader.w), columns, reader.scale)
-        p = torch.cholesky_inverse(Factor.of(reader.xx[None], ridge).factor[0])
-        return cls(p, reader.w.clone(), columns, reader.scale)
+    def start(cls, xx: Tensor, w: Tensor, columns: list[Tensor], scale: float, ridge: float) -> "_State":
+        if not bool(xx.diagonal()[:-1].any()):  # all inputs are always 0: whatever goes was never felt
+            return cls(torch.eye(len(xx)).to(xx), torch.zeros_like(w), columns, scale)
+        return cls(torch.cholesky_inverse(MatrixFactor.of(xx[None], ridge).factor[0]), w.clone(), columns, scale)
 
     def costs(self, alive: np.ndarray) -> np.ndarray:
         """Return the relative cost of each channel that is left."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from calibrate.sources import Source
 from graph.bridge import Step, TorchModel
+from graph.widen import widened_feeds
 
 Env = dict[str, Tensor]
 
@@ -18,8 +19,8 @@ def chunked(indices: np.ndarray, size: int) -> list[np.ndarray]:
 
 
 def feed(model: TorchModel, source: Source, indices: np.ndarray) -> Env:
-    """Return the model's inputs for the given samples, as tensors on the model's device."""
-    batch = source.batch(indices)
+    """Return the model's inputs for the given samples, as tensors on the model's device; halves are widened."""
+    batch = widened_feeds(source.batch(indices))
     return {name: torch.from_numpy(np.ascontiguousarray(batch[name])).to(model.device) for name in model.inputs}
 
 

@@ -14,12 +14,17 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from calibrate import gram
+
 _CHUNK_BYTES = 64 << 20  # of the float64 copy of the rows made at a time
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over n rows, float64: xx (G, D, D), xy (G, D, K), yy (G, K); the last of the D columns is the constant 1."""
+    """Sums over n rows, float64: xx (G, D, D), xy (G, D, K), yy (G, K); the last of the D columns is the constant 1.
+
+    While the rows are few `xx` holds the rows themselves, see `calibrate.gram`.
+    """
 
     n: int
     xx: Tensor
@@ -28,14 +33,13 @@ class Moments:
 
     def __add__(self, other: Self) -> Self:
         """Merge the statistics of two disjoint sets of rows."""
-        return type(self)(self.n + other.n, self.xx + other.xx, self.xy + other.xy, self.yy + other.yy)
+        return type(self)(self.n + other.n, gram.merge(self.xx, other.xx), self.xy + other.xy, self.yy + other.yy)
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor) -> Self:
         """Sum over the rows of x (G, n, D) and y (G, n, K), in float64."""
-        groups, _, d = x.shape
-        xx = torch.zeros(groups, d, d, dtype=torch.float64, device=x.device)
-        return cls(0, xx, xx.new_zeros(groups, d, y.shape[2]), xx.new_zeros(groups, y.shape[2])).absorb(x, y)
+        xy = torch.zeros(len(x), x.shape[2], y.shape[2], dtype=torch.float64, device=x.device)
+        return cls(0, x[:, :0], xy, xy.new_zeros(len(y), y.shape[2])).absorb(x, y)
 
     def absorb(self, x: Tensor, y: Tensor) -> Self:
         """Return the statistics with more rows, x (G, n, D) and y (G, n, K); the sums are reused, not copied."""
@@ -43,14 +47,13 @@ class Moments:
         step = max(1, _CHUNK_BYTES // (8 * groups * (d + y.shape[2])))
         for start in range(0, n, step):
             rows, targets = x[:, start : start + step].double(), y[:, start : start + step].double()
-            self.xx.baddbmm_(rows.mT, rows)
             self.xy.baddbmm_(rows.mT, targets)
             self.yy.add_((targets**2).sum(1))
-        return type(self)(self.n + n, self.xx, self.xy, self.yy)
+        return type(self)(self.n + n, gram.absorb(self.xx, x), self.xy, self.yy)
 
     def error(self, w: Tensor) -> float:
         """Return Σ |y − Wᵀx|² over all rows, for weights w (G, D, K)."""
-        return float(self.yy.sum() - 2 * (w * self.xy).sum() + (w * (self.xx @ w)).sum())
+        return float(self.yy.sum() - 2 * (w * self.xy).sum() + (w * gram.times(self.xx, w)).sum())
 
     def variance(self) -> float:
         """Return Σ |y − ȳ|²: the energy of the output about its mean, the unit of relative errors."""
