@@ -18,6 +18,7 @@ from graph.bridge.reference import refer
 from graph.errors import ModelError
 from graph.model import load
 from graph.runtime import session
+from graph.simplify import simplify
 
 SHARED = Path(__file__).parents[1] / ".." / "shared" / "data"
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
@@ -76,7 +77,7 @@ def test_a_network_agrees_at_every_opset_without_a_fallback(opset: int) -> None:
     try:
         session(model)
     except ModelError as error:
-        if "ValidateOpset" not in str(error):
+        if "is under development" not in str(error):
             raise
         pytest.skip(f"ONNX Runtime does not know opset {opset} yet")
     agree(model, {"x": noise(1, 3, 9, 9)}, at={"x": noise(3, 3, 9, 9)})
@@ -85,6 +86,34 @@ def test_a_network_agrees_at_every_opset_without_a_fallback(opset: int) -> None:
 @pytest.mark.parametrize(("nodes", "shape", "opset"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
 def test_our_own_operators_agree_and_run_in_torch(nodes: str, shape: tuple[int, ...], opset: int) -> None:
     agree(case_model(nodes, shape, opset), {"x": noise(*shape)})
+
+
+TIES = np.array([[0, 2, 0, 2, 0, -1], [0, 0, 0, 0, 0, 0]], np.float32)
+INFINITE = np.array([[np.inf, -np.inf, 0, 1, -np.inf, 2]], np.float32)
+LIKE = "float[N,6] x"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "nodes", "feeds"),
+    [
+        # the first batch has none of what is special in these, so that the comparison cannot notice
+        (LIKE, "k = Constant <value_ints=[4]> () v, y = TopK (x, k)", {"x": TIES}),
+        (LIKE, "k = Constant <value_ints=[4]> () v, y = TopK <largest=0> (x, k)", {"x": TIES}),
+        (LIKE, "y = ArgMax <axis=1> (x)", {"x": TIES}),
+        (LIKE, "y = ArgMax <axis=1, select_last_index=1> (x)", {"x": TIES}),
+        (LIKE, "y = IsInf (x)", {"x": INFINITE}),
+        (LIKE, "y = IsInf <detect_negative=0> (x)", {"x": INFINITE}),
+        (LIKE, "y = IsInf <detect_positive=0> (x)", {"x": INFINITE}),
+        (LIKE, "y = IsInf <detect_positive=0, detect_negative=0> (x)", {"x": INFINITE}),
+        (f"{LIKE}, int64[N,K] i", "y = GatherElements <axis=1> (x, i)", {"x": TIES, "i": np.array([[-1, 5, -6]] * 2)}),
+        (f"{LIKE}, int64[N,K] i", "y = Gather <axis=1> (x, i)", {"x": TIES, "i": np.array([[-1, 5, -6]] * 2)}),
+        (LIKE, "y = Round (x)", {"x": TIES + 0.5}),
+    ],
+)
+def test_what_no_comparison_on_ordinary_values_would_notice(inputs: str, nodes: str, feeds: Feeds) -> None:
+    ordinary = {"x": noise(2, 6), "i": np.array([[1, 0, 2]] * 2)}
+    model = model_of(f"values ({inputs}) => (y) {{ {nodes} }}")
+    agree(model, {name: ordinary[name] for name in feeds}, at=feeds)
 
 
 def test_a_shared_initializer_is_one_tensor_and_its_gradient_is_the_sum() -> None:
@@ -181,12 +210,22 @@ def test_sequences_and_strings_pass_between_nodes_of_onnx_runtime() -> None:
     agree(model_of(text, 20), {"x": noise(2, 4)}, fallbacks=3)
 
 
-def test_functions_of_the_model_and_fused_convolutions() -> None:
+def test_an_input_may_be_a_sequence() -> None:
+    text = """lists (seq(float[N,4]) s, float[N,4] x) => (float[N,4] y) {
+      t = SequenceInsert (s, x) k = Constant <value_int = -2> () y = SequenceAt (t, k) }"""
+    feeds = {"s": [noise(2, 4), noise(3, 4, seed=1)], "x": noise(2, 4)}
+    converted = to_torch(model_of(text), feeds)  # type: ignore[arg-type]  # a list of arrays
+    assert [f.op_type for f in converted.fallbacks] == ["SequenceInsert", "SequenceAt"]
+    (y,) = converted.module([torch.from_numpy(array) for array in feeds["s"]], torch.from_numpy(feeds["x"]))
+    np.testing.assert_array_equal(y, feeds["s"][1])
+
+
+def test_functions_of_the_model() -> None:
     text = """main (float[N,3,5,5] x) => (float[N,2,5,5] y) {
-      c = com.microsoft.FusedConv <pads = [1,1,1,1], activation = "LeakyRelu", activation_params = [0.2]> (x, w)
+      c = Conv <pads = [1,1,1,1]> (x, w)
       y = local.twice (c) }
     <domain: "local", opset_import: ["" : 17]> twice (a) => (b) { b = Add (a, a) }"""
-    domains = ', "local" : 1, "com.microsoft" : 1'
+    domains = ', "local" : 1'
     model = with_weights(model_of(text, 17, domains), {"w": noise(2, 3, 3, 3)})
     converted = agree(model, {"x": noise(1, 3, 5, 5)}, fallbacks=1, at={"x": noise(2, 3, 5, 5)})
     assert converted.fallbacks[0].op_type == "twice"
@@ -331,9 +370,9 @@ SPEECH = {"silero_vad_v3_micro": {"input": (1, 1536)}, "silero_vad_16k_op15": {"
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.exists(), reason="the networks of ../shared are not here")
-def test_real_networks_run_in_torch_but_for_their_branches() -> None:
+def test_real_networks_run_in_torch_but_for_branches_and_recurrence() -> None:
     for path in sorted([*(SHARED / "zoo").glob("*.onnx"), *(SHARED / "networks").glob("*.onnx")]):
-        model = load(path)
+        model = simplify(load(path))
         if path.stem in SPEECH:
             feeds = {name: 0.1 * noise(*shape) for name, shape in SPEECH[path.stem].items()}
             feeds["sr"] = np.array(16000)
@@ -342,7 +381,7 @@ def test_real_networks_run_in_torch_but_for_their_branches() -> None:
         else:
             feeds = spread(model)
         converted = to_torch(model, feeds)
-        assert {fallback.op_type for fallback in converted.fallbacks} <= {"If"}, path.stem
+        assert {fallback.op_type for fallback in converted.fallbacks} <= {"If", "LSTM"}, path.stem
         assert converted.largest_difference < 1e-4, path.stem
         assert converted.output_difference < 1e-3, path.stem
 
@@ -365,10 +404,8 @@ def test_every_case_of_the_onnx_operator_tests_agrees_or_falls_back() -> None:
         cases = [case for case in collect_testcases(None) if case.model and "_expanded" not in case.name]
     tried = in_torch = 0
     for case in cases:
-        inputs = case.model.graph.input
-        if any(not value.type.HasField("tensor_type") for value in inputs):
-            continue
-        feeds = {v.name: np.asarray(array) for v, array in zip(inputs, case.data_sets[0][0], strict=False)}
+        given = zip(case.model.graph.input, case.data_sets[0][0], strict=False)
+        feeds = {v.name: array if isinstance(array, list) or array is None else np.asarray(array) for v, array in given}
         try:
             model = ir.from_proto(case.model)
             refer(model, feeds)

@@ -20,6 +20,7 @@ from graph.bridge.runtime_node import run_in_runtime
 from graph.bridge.torch_model import Fallback, Step, TorchModel
 from graph.bridge.values import from_array, is_numeric, type_of_array
 from graph.errors import ModelError
+from graph.widen import widened, widened_feeds
 
 # Imported for the converters that they register.
 TABLES = (movement, pointwise, pooling, reduction, resizing, weighted)
@@ -28,13 +29,14 @@ TABLES = (movement, pointwise, pooling, reduction, resizing, weighted)
 def to_torch(
     model: ir.Model, feeds: Mapping[str, np.ndarray], *, device: str = "cpu", verify: bool = True
 ) -> TorchModel:
-    """Return the model as torch modules whose weights keep their ONNX names, layouts and ties.
+    """Return the model as torch modules whose weights keep their ONNX names, layouts and ties; halves are float32.
 
     `feeds` holds an array per input. With `verify` each step runs alone on ONNX Runtime's inputs (two samples,
     where the batch is dynamic) and must give ONNX Runtime's outputs, else it is replaced by a session of ONNX
     Runtime and listed in `fallbacks`. Parameters require gradients; the caller decides about `no_grad`.
     Raises ModelError for a model that ONNX Runtime cannot run, or with values that torch cannot hold.
     """
+    model, feeds = widened(model), widened_feeds(feeds)
     reference = refer(model, feeds)
     source = _read(model, reference)
     parameters = {name: _parameter(value, device) for name, value in source.constants.items()}
@@ -125,9 +127,11 @@ def _convert(
     source: _Source, proto: onnx.NodeProto, check: Check | None, device: str
 ) -> tuple[Step, Fallback | None, float]:
     """Return the first form of a node that agrees, in the order ours, onnx2torch, ONNX Runtime."""
-    reasons: list[str] = []
+    reasons = [
+        f"{name} is a constant of a type that torch cannot hold" for name in proto.input if name in source.opaque
+    ]
     nearest: float | None = None
-    for convert, origin in ((convert_own, "the bridge"), (convert_foreign, "onnx2torch")):
+    for convert, origin in () if reasons else ((convert_own, "the bridge"), (convert_foreign, "onnx2torch")):
         node = _node(source, proto)
         try:
             module = convert(node).to(device)

@@ -205,6 +205,27 @@ def non_zero(node: Node) -> Compute:
     return lambda x: x.nonzero().T
 
 
+@converts("GatherElements")
+def gather_elements(node: Node) -> Compute:
+    """The elements at indices along an axis; negative ones count from its end."""
+    axis = node.attributes.get("axis", 0)
+    return lambda x, indices: x.gather(axis, torch.where(indices < 0, indices + x.shape[axis], indices).long())
+
+
+@converts("TopK")
+def top_k(node: Node) -> Compute:
+    """The k largest or smallest values and where they are; of equal ones the first comes first, as in ONNX Runtime."""
+    axis, largest = node.attributes.get("axis", -1), bool(node.attributes.get("largest", 1))
+    fixed = _integers(node, 1, "k") if "k" not in node.attributes else [node.attributes["k"]]
+
+    def compute(x: Tensor, k: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        count = fixed[0] if fixed is not None else int(k)  # type: ignore[arg-type]  # given where not fixed
+        values, places = x.sort(dim=axis, descending=largest, stable=True)
+        return values.narrow(axis, 0, count), places.narrow(axis, 0, count)
+
+    return compute
+
+
 @converts("ScatterND")
 def scatter_nd(node: Node) -> Compute:
     """The data with some slices replaced, or with updates added to them."""
@@ -229,6 +250,21 @@ def space_to_depth(node: Node) -> Compute:
         n, c, h, w = x.shape
         x = x.reshape(n, c, h // block, block, w // block, block).permute(0, 3, 5, 1, 2, 4)
         return x.reshape(n, c * block * block, h // block, w // block)
+
+    return compute
+
+
+@converts("DepthToSpace")
+def depth_to_space(node: Node) -> Compute:
+    """Channels become blocks of positions; they lie with the block's position outermost (DCR) or innermost (CRD)."""
+    block, crd = node.attributes["blocksize"], node.attributes.get("mode", "DCR") == "CRD"
+
+    def compute(x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        left = c // (block * block)
+        x = x.reshape((n, left, block, block, h, w) if crd else (n, block, block, left, h, w))
+        x = x.permute((0, 1, 4, 2, 5, 3) if crd else (0, 3, 4, 1, 5, 2))
+        return x.reshape(n, left, h * block, w * block)
 
     return compute
 

@@ -24,6 +24,15 @@ def simple(node: Node) -> Compute:
     return _SIMPLE[node.proto.op_type]
 
 
+@converts("IsInf")
+def is_inf(node: Node) -> Compute:
+    """Whether a value is infinite; one of the signs may not count."""
+    signs = [node.attributes.get(name, 1) for name in ("detect_positive", "detect_negative")]
+    if not any(signs):
+        return lambda x: torch.zeros_like(x, dtype=torch.bool)
+    return torch.isinf if all(signs) else torch.isposinf if signs[0] else torch.isneginf
+
+
 @converts("Clip")
 def clip(node: Node) -> Compute:
     """Bounded below and above; the bounds are attributes before opset 11."""

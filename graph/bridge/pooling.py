@@ -34,6 +34,13 @@ def _window(node: Node) -> tuple[int, list[int], list[int], list[int], bool, Pad
     return spatial, kernel, strides, dilations, bool(attributes.get("ceil_mode", 0)), pads
 
 
+def _started(y: Tensor, x: Tensor, begin: list[int], strides: list[int]) -> Tensor:
+    """Return y without windows that begin in the pads behind x: where the size is rounded up they are left out."""
+    for axis, (size, before, stride) in enumerate(zip(x.shape[2:], begin, strides, strict=True), 2):
+        y = y.narrow(axis, 0, min(y.shape[axis], -(-(size + before) // stride)))
+    return y
+
+
 @converts("MaxPool")
 def max_pool(node: Node) -> Compute:
     """The largest value of each window; pads never win."""
@@ -45,7 +52,8 @@ def max_pool(node: Node) -> Compute:
         begin, end = pads(x)
         if begin != end or any(2 * pad > width for pad, width in zip(begin, kernel, strict=True)):
             least = float("-inf") if x.is_floating_point() else torch.iinfo(x.dtype).min
-            x, begin = F.pad(x, torch_pads(begin, end), value=least), [0] * spatial
+            padded = F.pad(x, torch_pads(begin, end), value=least)
+            return _started(function(padded, kernel, strides, 0, dilations, ceil), x, begin, strides)
         return function(x, kernel, strides, begin, dilations, ceil)
 
     return compute
@@ -64,11 +72,11 @@ def average_pool(node: Node) -> Compute:
         if begin == end and all(2 * pad <= width for pad, width in zip(begin, kernel, strict=True)):
             return function(x, kernel, strides, begin, ceil, include)
         around = torch_pads(begin, end)
-        total = function(F.pad(x, around), kernel, strides, 0, ceil)
+        total = _started(function(F.pad(x, around), kernel, strides, 0, ceil), x, begin, strides)
         if include:
             return total
         inside = F.pad(torch.ones((1, 1, *x.shape[2:]), dtype=x.dtype, device=x.device), around)
-        return total / function(inside, kernel, strides, 0, ceil)
+        return total / _started(function(inside, kernel, strides, 0, ceil), x, begin, strides)
 
     return compute
 

@@ -39,7 +39,8 @@ def refer(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> Reference:
     missing = [name for name in real_inputs(model) if name not in feeds]
     if missing:
         raise ModelError(f"no value was given for input {missing[0]}; the inputs are {', '.join(real_inputs(model))}")
-    feeds = {name: np.asarray(feeds[name]) for name in real_inputs(model)}
+    # sequences (lists) and absent optionals go in as they are
+    feeds = {n: f if isinstance(f := feeds[n], list) or f is None else np.asarray(f) for n in real_inputs(model)}
     names = [value.name for node in model.graph for value in node.outputs if value.name]
     runner = session(model, optimise=False, threads=0, outputs=names)
     kinds = {item.name: item.type for item in (*runner.get_inputs(), *runner.get_outputs())}
@@ -52,9 +53,10 @@ def refer(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> Reference:
             return Reference(kinds, {**batch, **dict(zip(names, results, strict=True))})
         except RUNTIME_ERRORS as error:
             reason = message(error)
-        except (ValueError, TypeError) as error:  # feeds of a wrong type
+        except (ValueError, TypeError, RuntimeError) as error:  # feeds of a wrong type, values that numpy cannot hold
             reason = message(error)
-    shapes = ", ".join(f"{name} {value.dtype}{list(value.shape)}" for name, value in feeds.items())
+    arrays = {name: value for name, value in feeds.items() if isinstance(value, np.ndarray)}
+    shapes = ", ".join(f"{name} {value.dtype}{list(value.shape)}" for name, value in arrays.items())
     raise ModelError(f"ONNX Runtime cannot run the model on {shapes}: {reason}")
 
 
@@ -63,7 +65,8 @@ def _two_samples(model: ir.Model, feeds: dict[str, np.ndarray]) -> dict[str, np.
     dynamic = {
         value.name
         for value in model.graph.inputs
-        if value.name in feeds and (value.shape is None or (len(value.shape) and not isinstance(value.shape[0], int)))
+        if isinstance(feeds.get(str(value.name)), np.ndarray)
+        and (value.shape is None or (len(value.shape) and not isinstance(value.shape[0], int)))
     }
     sizes = {feeds[name].shape[0] for name in dynamic if name is not None and feeds[name].ndim}
     if not dynamic or len(sizes) != 1 or sizes == {0}:

@@ -3,7 +3,7 @@
 Tensors are N×C×spatial; the weight of a Conv is M×(C/group)×kernel, that of a ConvTranspose C×(M/group)×kernel.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -54,34 +54,6 @@ def conv(node: Node) -> Compute:
         if begin != end:
             x, begin = F.pad(x, torch_pads(begin, end)), [0] * spatial
         return function(x, w, b, strides, begin, dilations, group)
-
-    return compute
-
-
-_ACTIVATIONS: dict[str, Callable[..., Callable[[Tensor], Tensor]]] = {
-    "Relu": lambda: F.relu,
-    "Tanh": lambda: torch.tanh,
-    "Sigmoid": lambda: torch.sigmoid,
-    "LeakyRelu": lambda alpha=0.01: lambda y: F.leaky_relu(y, alpha),
-    "Clip": lambda low=-3.4e38, high=3.4e38: lambda y: torch.clamp(y, low, high),
-    "HardSigmoid": lambda alpha=0.2, beta=0.5: lambda y: torch.clamp(y * alpha + beta, 0.0, 1.0),
-}
-
-
-@converts("FusedConv", domain="com.microsoft")
-def fused_conv(node: Node) -> Compute:
-    """Conv, then the sum with an optional fourth input, then an activation: what ONNX Runtime's optimiser writes."""
-    attributes = node.attributes
-    plain = conv(node)
-    activation = attributes.get("activation", "")
-    if activation and activation not in _ACTIVATIONS:
-        raise Declined(f"FusedConv with activation {activation} is not known")
-    act: Callable[[Tensor], Tensor]
-    act = _ACTIVATIONS[activation](*attributes.get("activation_params", ())) if activation else lambda y: y
-
-    def compute(x: Tensor, w: Tensor, b: Tensor | None = None, z: Tensor | None = None) -> Tensor:
-        y = plain(x, w, b)
-        return act(y if z is None else y + z)
 
     return compute
 
