@@ -6,9 +6,11 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no types
+from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]  # protobuf ships no types
 
 from graph.errors import ModelError, WriteError
+from graph.guard import watched
+from graph.sound import external_objection, objection
 
 # protobuf refuses to serialise 2 GiB; stay below with room for names and nodes
 INLINE_BYTES = 2**31 - 2**24
@@ -26,21 +28,17 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
         raise ModelError(f"{path} is a directory, not an ONNX file")
     if not path.exists():
         raise ModelError(f"{path} does not exist")
+    if not path.is_file():
+        raise ModelError(f"{path} is no regular file; write the model to one")
     if path.stat().st_size == 0:
         raise ModelError(f"{path} is empty, not an ONNX file")
-    try:
-        proto = onnx.load(path, format="protobuf")
-    except DecodeError as error:
-        raise ModelError(f"{path} is not an ONNX file, or is truncated or damaged ({_line(error)})") from error
-    except (OSError, ValueError, TypeError, onnx.checker.ValidationError) as error:
-        raise ModelError(f"{path} cannot be read: {_line(error)}") from error
+    proto = _read(path)
     if not proto.graph.node:
         raise ModelError(f"{path} holds no ONNX graph: it has no nodes")
-    _check(proto, path)
-    try:
-        return ir.from_proto(proto)
-    except Exception as error:  # onnx_ir wraps what it meets in exceptions of many kinds
-        raise ModelError(f"{path} is not a valid ONNX model: {_line(error)}") from error
+    with watched():
+        if complaint := objection(proto):
+            raise ModelError(f"{path} is not a valid ONNX model: {complaint}")
+        return _with_arrays(_checked(proto, path))
 
 
 def save(model: ir.Model, path: str | os.PathLike[str], overwrite: bool = False) -> None:
@@ -82,11 +80,57 @@ def weight_bytes(model: ir.Model) -> int:
     )
 
 
-def _check(proto: onnx.ModelProto, path: Path) -> None:
+def _read(path: Path) -> onnx.ModelProto:
     try:
-        onnx.checker.check_model(proto if proto.ByteSize() < INLINE_BYTES else str(path))
-    except (onnx.checker.ValidationError, ValueError, TypeError) as error:
+        proto = onnx.load(path, format="protobuf", load_external_data=False)
+        if complaint := external_objection(proto, path.parent):
+            raise ModelError(f"{path} cannot be read: {complaint}")
+        onnx.load_external_data_for_model(proto, str(path.parent))
+    except DecodeError as error:
+        raise ModelError(f"{path} is not an ONNX file, or is truncated or damaged ({_line(error)})") from error
+    except (OSError, ValueError, TypeError, MemoryError, onnx.checker.ValidationError) as error:
+        raise ModelError(f"{path} cannot be read: {_line(error)}") from error
+    return proto
+
+
+def _checked(proto: onnx.ModelProto, path: Path) -> ir.Model:
+    """Return a model that onnx.checker accepts, its nodes put in order: not all exporters do so."""
+    try:
+        if _is_large(proto):
+            onnx.checker.check_model(str(path))
+            return ir.from_proto(proto)
+        try:
+            onnx.checker.check_model(proto)
+        except onnx.checker.ValidationError as error:
+            if "topologically sorted" not in str(error):
+                raise
+            model = ir.from_proto(proto)
+            model.graph.sort()
+            onnx.checker.check_model(ir.to_proto(model))
+            return model
+        return ir.from_proto(proto)
+    except Exception as error:  # onnx_ir wraps what it meets in exceptions of many kinds
         raise ModelError(f"{path} is not a valid ONNX model: {_line(error)}") from error
+
+
+def _with_arrays(model: ir.Model) -> ir.Model:
+    """Hold the initializers as arrays, in place: of a message each look at a weight would be a copy."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.TensorProtoTensor) and tensor.dtype != ir.DataType.STRING:
+                doc, notes = tensor.doc_string, tensor.metadata_props
+                value.const_value = ir.Tensor(
+                    tensor.numpy(), tensor.dtype, name=tensor.name, doc_string=doc, metadata_props=notes
+                )
+    return model
+
+
+def _is_large(proto: onnx.ModelProto) -> bool:
+    try:
+        return bool(proto.ByteSize() >= INLINE_BYTES)
+    except EncodeError:  # beyond 2 GiB protobuf does not even say how large it is
+        return True
 
 
 def _line(error: BaseException) -> str:

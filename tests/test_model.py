@@ -10,9 +10,9 @@ from small_graphs import build
 
 import graph.model
 from graph.errors import ModelError, WriteError
+from graph.inputs import example_inputs
 from graph.model import clone, load, save
 from graph.runtime import run, session
-from graph.trace import example_inputs
 
 TEXT = """(float[N,3,8,8] x) => (float[N,4,8,8] y) <float[4,3,1,1] w> { y = Conv(x, w) }"""
 
