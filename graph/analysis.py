@@ -1,14 +1,22 @@
 """A model made ready for pruning, with all that is known of it without data."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from graph.bias import with_biases
 from graph.channels import Channels
+from graph.converted import converted
 from graph.count import Count, count
 from graph.couple import couple
+from graph.guard import watched
+from graph.inputs import example_inputs
+from graph.model import weight_bytes
 from graph.simplify import simplify
+from graph.standard import standardise
+from graph.stored import Stored
 from graph.trace import Trace, trace
 
 
@@ -16,7 +24,9 @@ from graph.trace import Trace, trace
 class Analysis:
     """A model simplified, traced, with its channels coupled and its costs counted.
 
-    `original` counts the model as it was given; `count` the simplified one.
+    `original` counts the model as it was given; `count` the simplified one. `stored` says how the file holds the
+    weights that are floats in `model` (see `graph.stored.pack`), `converted` why there is little to prune, where the
+    model was quantised or laid out for one processor.
     """
 
     model: ir.Model
@@ -24,11 +34,22 @@ class Analysis:
     channels: Channels
     count: Count
     original: Count
+    stored: tuple[Stored, ...] = ()
+    converted: str | None = None
 
 
-def analyse(model: ir.Model, *, keep_batchnorm: bool = False) -> Analysis:
-    """Simplify, trace, couple and count a model, which is not changed. Raises ModelError."""
-    original = count(model, trace(model))
-    ready = with_biases(simplify(model, keep_batchnorm=keep_batchnorm))
-    traced = trace(ready)
-    return Analysis(ready, traced, couple(ready, traced), count(ready, traced), original)
+def analyse(
+    model: ir.Model, feeds: Mapping[str, np.ndarray] | None = None, *, keep_batchnorm: bool = False
+) -> Analysis:
+    """Simplify, trace, couple and count a model, which is not changed. Raises ModelError.
+
+    `feeds` is one sample by input name (or as many as the model insists on); made up where it is absent.
+    """
+    with watched(weight_bytes(model)):
+        feeds = example_inputs(model) if feeds is None else feeds
+        standard, stored = standardise(model)
+        original = count(standard, trace(standard, feeds))
+        ready = with_biases(simplify(standard, keep_batchnorm=keep_batchnorm))
+        traced = trace(ready, feeds)
+        channels, counted = couple(ready, traced), count(ready, traced)
+    return Analysis(ready, traced, channels, counted, original, stored, converted(standard))

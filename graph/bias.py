@@ -5,7 +5,9 @@ import math
 import numpy as np
 import onnx_ir as ir
 
+from graph.constants import add_initializer
 from graph.model import clone
+from graph.names import Names
 
 _WEIGHTED = {"Conv", "ConvTranspose", "Gemm"}
 
@@ -17,6 +19,7 @@ def with_biases(model: ir.Model) -> ir.Model:
     What the model computes does not change.
     """
     model = clone(model)
+    names = Names(model)
     for node in model.graph:
         if node.op_type not in _WEIGHTED or node.domain not in {"", "ai.onnx"} or len(node.inputs) < 2:
             continue
@@ -30,7 +33,7 @@ def with_biases(model: ir.Model) -> ir.Model:
             array = bias.const_value.numpy()
         else:
             continue
-        _attach(model, node, array)
+        _attach(model, node, names.free(f"{node.outputs[0].name}_bias"), array)
     return model
 
 
@@ -42,16 +45,8 @@ def _outputs(node: ir.Node, shape: tuple[int, ...]) -> int:
     return shape[0] if node.attributes.get_int("transB", 0) else math.prod(shape[1:])
 
 
-def _attach(model: ir.Model, node: ir.Node, array: np.ndarray) -> None:
-    taken = set(model.graph.initializers) | {value.name for value in model.graph.inputs}
-    taken |= {output.name for other in model.graph for output in other.outputs}
-    name = base = f"{node.outputs[0].name}_bias"
-    number = 1
-    while name in taken:
-        name, number = f"{base}_{number}", number + 1
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
-    model.graph.register_initializer(value)
+def _attach(model: ir.Model, node: ir.Node, name: str, array: np.ndarray) -> None:
+    value = add_initializer(model.graph, name, array)
     if len(node.inputs) < 3:
         node.resize_inputs(3)
     node.replace_input_with(2, value)

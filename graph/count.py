@@ -80,7 +80,7 @@ def count(model: ir.Model, trace: Trace) -> Count:
 
 def _count_node(node: ir.Node, trace: Trace) -> NodeCount | None:
     match operator(node):
-        case ("", "Conv") | ("com.microsoft", "FusedConv"):
+        case ("", "Conv"):
             shape = _shape(node.outputs[0], trace)
             return _weighted(node, 1, shape[0] * math.prod(shape[2:]), trace)
         case ("", "ConvTranspose"):
@@ -90,13 +90,28 @@ def _count_node(node: ir.Node, trace: Trace) -> NodeCount | None:
             rows = _shape(node.outputs[0], trace)[0]
             return _weighted(node, 1, rows, trace)
         case ("", "MatMul"):
-            return _count_matmul(node, trace)
+            macs = math.prod(_shape(node.outputs[0], trace)) * _shape(node.inputs[0], trace)[-1]
+            return _product(node, macs, trace)
+        case ("", "Einsum"):
+            letters = _letters(node, trace)
+            return None if letters is None else _product(node, math.prod(letters.values()), trace)
     return None
 
 
-def _count_matmul(node: ir.Node, trace: Trace) -> NodeCount:
+def _letters(node: ir.Node, trace: Trace) -> dict[str, int] | None:
+    """Return the size behind each letter of a product of two operands, or None for another equation."""
+    terms = node.attributes["equation"].as_string().replace(" ", "").split("->")[0].split(",")
+    if len(terms) != 2 or any("." in term for term in terms):
+        return None
+    sizes: dict[str, int] = {}
+    for value, term in zip(node.inputs, terms, strict=True):
+        for letter, size in zip(term, _shape(value, trace), strict=True):
+            sizes[letter] = max(size, sizes.get(letter, 1))
+    return sizes
+
+
+def _product(node: ir.Node, macs: int, trace: Trace) -> NodeCount:
     left, right = node.inputs[0], node.inputs[1]
-    macs = math.prod(_shape(node.outputs[0], trace)) * _shape(left, trace)[-1]
     weight = next((value for value in (right, left) if constant_array(value) is not None), None)
     if weight is None:
         return NodeCount(identity(node), node.op_type, macs, None, 1)

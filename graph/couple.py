@@ -6,13 +6,14 @@ compression and never correctness.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx_ir as ir
 
 import graph.rules  # noqa: F401 - fills the table of rules
 from graph.channels import Axis, ChannelGroup, Channels, Labels, Site
+from graph.choices import choose
 from graph.partition import Ids
 from graph.trace import Trace
 from graph.walk import NOTHING, Role, Use, Walk, identity
@@ -24,20 +25,29 @@ def couple(model: ir.Model, trace: Trace) -> Channels:
     `trace` is of the same model. A group has at least two channels, a producer and a consumer. Works on a model as
     it is; `simplify` it first so that weights are plain initializers.
     """
-    walk = Walk(model, trace)
-    for node in model.graph:
-        walk.step(node)
-    for output in model.graph.outputs:
-        walk.partition.freeze(walk.labels(output).ids)
-    _agree_on_constants(walk, model)
+    walk = choose(lambda prefer: _carry(model, trace, prefer), model, trace)
     axes, values = _resolved_axes(walk), _resolved_values(walk)
     return Channels(
         labels=axes,
         values=values,
         groups=_groups(walk, axes, values),
-        frozen=tuple(walk.frozen),
+        frozen=tuple(dict.fromkeys(walk.frozen)),
         integers=trace.integers,
     )
+
+
+def _carry(model: ir.Model, trace: Trace, prefer: Mapping[str, int]) -> Walk:
+    """Carry labels through the whole graph, and fix those of its outputs."""
+    walk = Walk(model, trace, prefer)
+    for node in model.graph:
+        walk.step(node)
+    for output in model.graph.outputs:
+        ids, producer = walk.labels(output).ids, output.producer()
+        if producer is not None and output.uses():  # of an output that nothing else reads there is nothing to say
+            walk.fix(producer, ids, f"{output.name} is an output of the model")
+        walk.partition.freeze(ids)
+    _agree_on_constants(walk, model)
+    return walk
 
 
 def _agree_on_constants(walk: Walk, model: ir.Model) -> None:
@@ -71,15 +81,12 @@ def _resolved_values(walk: Walk) -> dict[str, Labels]:
 
 def _groups(walk: Walk, axes: dict[Axis, Ids], values: dict[str, Labels]) -> tuple[ChannelGroup, ...]:
     sites: dict[int, list[tuple[Site, Role]]] = defaultdict(list)
-    places = [*axes.values(), *(labels.ids for labels in values.values())]
-    members = _by_places(places)
-    lookup = {label: group for group, labels in enumerate(members) for label in labels}
+    members, number = _by_places([*axes.values(), *(labels.ids for labels in values.values())])
+    present = {axis: [group for group in np.unique(number[ids]).tolist() if group >= 0] for axis, ids in axes.items()}
     names: dict[int, str] = {}
     for use in walk.uses:
-        if use.axis not in axes:
-            continue
         site = Site(identity(use.node), use.node.op_type, use.axis)
-        for group in sorted({lookup[int(label)] for label in np.unique(axes[use.axis]) if label}):
+        for group in present.get(use.axis, []):
             sites[group].append((site, use.role))
             if use.role is Role.PRODUCER:
                 names.setdefault(group, use.node.name or identity(use.node))
@@ -101,17 +108,30 @@ def _groups(walk: Walk, axes: dict[Axis, Ids], values: dict[str, Labels]) -> tup
     return tuple(groups)
 
 
-def _by_places(places: Iterable[Ids]) -> list[list[int]]:
-    """Return the labels, ascending, in lists of those that occur in exactly the same places."""
-    signature: dict[int, list[int]] = defaultdict(list)
-    for place, labels in enumerate({ids.tobytes(): np.unique(ids) for ids in places}.values()):
-        for label in labels.tolist():
-            if label:
-                signature[label].append(place)
-    members: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for label in sorted(signature):
-        members[tuple(signature[label])].append(label)
-    return list(members.values())
+def _by_places(places: Iterable[Ids]) -> tuple[list[list[int]], np.ndarray]:
+    """Return the labels, ascending, in lists of those that occur in exactly the same places, and each label's list.
+
+    One place after another splits the lists so far into what occurs in it and what does not. A label that occurs
+    nowhere has list -1.
+    """
+    distinct = list({ids.tobytes(): ids for ids in places}.values())
+    size, lists = 1 + max((int(ids.max()) for ids in distinct if len(ids)), default=0), 1
+    number = np.zeros(size, np.int64)  # 0: not seen yet
+    for ids in distinct:
+        seen = np.zeros(size, bool)
+        seen[ids] = True
+        seen[0] = False
+        before, which = np.unique(number[seen], return_inverse=True)
+        number[seen] = lists + which
+        lists += len(before)
+    found = np.flatnonzero(number)
+    by_list = found[np.argsort(number[found], kind="stable")]
+    bounds = np.flatnonzero(np.diff(number[by_list])) + 1
+    members = sorted(part.tolist() for part in np.split(by_list, bounds) if len(part))
+    number[:] = -1
+    for group, labels in enumerate(members):
+        number[labels] = group
+    return members, number
 
 
 def _unique(name: str, taken: set[str]) -> str:

@@ -54,4 +54,4 @@ class Partition:
 
 def free(roots: Ids) -> int:
     """Return how many different removable sets there are among `roots`."""
-    return len(np.setdiff1d(roots, [0]))
+    return len(np.unique(roots[roots > 0]))

@@ -27,9 +27,12 @@ def shrink(model: ir.Model, channels: Channels, plan: Plan) -> ir.Model:
         mask = ~np.isin(ids, removed)
         if not mask.all():
             _replace(constants[axis.weight], np.compress(mask, _array(constants[axis.weight]), axis.axis))
+    unread = _unread(new)
     surgery = Surgery(new, channels, removed)
     for node in list(new.graph):
         surgery.step(node)
+    for name in _unread(new) - unread:  # another took its place
+        del new.graph.initializers[name]
     for node in new.graph:
         for value in node.outputs:
             _restate(value, surgery)
@@ -72,6 +75,14 @@ def _constants(model: ir.Model) -> dict[str, ir.Value]:
     return made | {str(name): value for name, value in model.graph.initializers.items()}
 
 
+def _unread(model: ir.Model) -> set[str]:
+    return {
+        name
+        for name, value in model.graph.initializers.items()
+        if not value.uses() and not value.is_graph_output() and not value.is_graph_input()
+    }
+
+
 def _array(value: ir.Value) -> np.ndarray:
     array = constant_array(value)
     assert array is not None, value.name
@@ -85,6 +96,7 @@ def _replace(value: ir.Value, array: np.ndarray) -> None:
         value.const_value = tensor
     else:
         producer.attributes["value"] = ir.AttrTensor("value", tensor)
+        value.type = value.type or ir.TensorType(tensor.dtype)  # a shape is not written without a type
     value.shape = ir.Shape(array.shape)
 
 

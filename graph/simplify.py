@@ -17,9 +17,12 @@ from onnxscript.rewriter.rules.common import (
     fuse_batchnorm_into_gemm_rule,
 )
 
-from graph.model import clone
+from graph.constants import add_initializer, replace_by_constant
+from graph.runtime import run_node
+from graph.standard import standardise
 
 LARGEST_MADE = 2**16  # elements that an operator may make out of fewer when it is folded
+LARGEST_FOLDED = 2**28  # elements of a constant that is made out of others of its size
 LARGEST_COPIED = 2**16  # elements of a shared vector that is given to each of its users
 # fmt: off - rows read better than a column
 _GROWING = frozenset(
@@ -52,29 +55,28 @@ _PER_CHANNEL = {
     "InstanceNormalization": (1, 2),
     "Conv": (2,),
     "ConvTranspose": (2,),
-    "FusedConv": (2,),
     "Gemm": (2,),
     "PRelu": (1,),
+    "LayerNormalization": (1, 2),
+    "Add": (0, 1),  # the bias of a MatMul
+    "Mul": (0, 1),
 }
 
 
 def simplify(model: ir.Model, keep_batchnorm: bool = False) -> ir.Model:
-    """Return a new model that computes the same with fewer nodes.
+    """Return a new model that computes the same with fewer nodes, all in standard form (see `standardise`).
 
-    Weights end up as initializers where they were Constant nodes or reached their user through Identity, Reshape,
-    Transpose …; an initializer is no longer listed as an input (which takes IR version 4, so version 3 is raised);
-    a per-channel vector that several nodes share, as exporters do to save space, is given to each of them.
-    With `keep_batchnorm` the BatchNormalization nodes stay.
+    Weights end up as initializers where they reached their user through Identity, Reshape, Transpose …; a per-channel
+    vector that several nodes share, as exporters do to save space, is given to each of them. With `keep_batchnorm` the
+    BatchNormalization nodes stay.
     """
-    new = clone(model)
+    new, _ = standardise(model)
     noted = _notes(new)
-    if new.ir_version < 4:
-        new.ir_version = 4
-    common.RemoveInitializersFromInputsPass()(new)
-    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(new)
+    declared = [(value.type, None if value.shape is None else value.shape.copy()) for value in new.graph.outputs]
     _infer_shapes_afresh(new)
-    for _ in range(2):  # what is folded shows the shapes that the second round folds with
-        fold_constants(new, should_fold=_may_fold)
+    _fold(new)
+    _fold_standardised_weights(new)
+    _fold(new)  # what is folded shows the shapes that the second round folds with
     if not keep_batchnorm and not any(map(_is_unusual_batchnorm, new.graph)):
         RewritePass(
             [
@@ -87,6 +89,8 @@ def simplify(model: ir.Model, keep_batchnorm: bool = False) -> ir.Model:
     _give_each_user_its_own(new)
     common.RemoveUnusedNodesPass()(new)
     _drop_notes(new, noted)
+    for value, (kind, shape) in zip(new.graph.outputs, declared, strict=True):
+        value.type, value.shape = kind, shape  # as the user declared them, whatever was inferred
     return new
 
 
@@ -100,12 +104,33 @@ def _infer_shapes_afresh(model: ir.Model) -> None:
     common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(model)
 
 
+def _fold(model: ir.Model) -> None:
+    # `_may_fold` bounds what is made; the limit would keep large weights that two nodes read from being folded
+    fold_constants(model, should_fold=_may_fold, output_size_limit=LARGEST_FOLDED)
+
+
+def _fold_standardised_weights(model: ir.Model) -> None:
+    """Fold each BatchNormalization of a constant, which is how weight standardisation is exported.
+
+    onnxscript folds by onnx's reference, which has no training mode.
+    """
+    opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1))
+    for node in list(model.graph):
+        first, *others = node.outputs
+        used = any(value.uses() or value.is_graph_output() for value in others)
+        if node.op_type != "BatchNormalization" or used or first.is_graph_output():
+            continue
+        feeds = {str(v.name): v.const_value.numpy() for v in node.inputs if v is not None and v.const_value is not None}
+        if len(feeds) == len(set(node.inputs)):
+            replace_by_constant(model.graph, node, run_node(node, feeds, opset)[0])
+
+
 def _may_fold(node: ir.Node) -> bool | None:
     """Fold any operator on constants, whatever their size, unless it makes a lot out of little."""
     made = _made_elements(node)
     if made is not None:
         return made <= LARGEST_MADE
-    if node.op_type in _GROWING:
+    if node.op_type in _GROWING or (node.op_type == "BatchNormalization" and len(node.outputs) > 1):
         return False
     arrays = [value.const_value.numpy() for value in node.inputs if value is not None and value.const_value is not None]
     try:
@@ -143,7 +168,7 @@ def _give_each_user_its_own(model: ir.Model) -> None:
             value = node.inputs[index] if index < len(node.inputs) else None
             if value is None or not value.is_initializer() or len(value.uses()) < 2 or value.const_value is None:
                 continue
-            if 1 < value.const_value.size <= LARGEST_COPIED:
+            if 1 < value.const_value.size == max(value.const_value.shape.numpy()) <= LARGEST_COPIED:
                 node.replace_input_with(index, _copy(model.graph, value, f"{value.name}_{node.outputs[0].name}"))
 
 
@@ -151,10 +176,7 @@ def _copy(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
     while name in graph.initializers:
         name += "_"
     assert value.const_value is not None
-    tensor = ir.tensor(value.const_value.numpy(), dtype=value.dtype, name=name)
-    copy = ir.Value(name=name, shape=value.shape, type=value.type, const_value=tensor)
-    graph.register_initializer(copy)
-    return copy
+    return add_initializer(graph, name, value.const_value.numpy())
 
 
 def _notes(model: ir.Model) -> set[str]:

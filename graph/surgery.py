@@ -4,10 +4,11 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 
 from graph.channels import Channels, Labels
+from graph.names import Names
 from graph.registry import MENDS, operator
+from graph.runtime import run_node
 from graph.walk import constant_array, identity, subgraphs
 
 # operators that keep the number of entries, or take them by constants: safe to recompute on shape arithmetic
@@ -58,6 +59,8 @@ class Surgery:
         self._channels = channels
         self._removed = removed
         self._now = dict(channels.integers)
+        self._names = Names(model)
+        self._settled: set[int] = set()  # inputs of the node at hand whose integers are right
 
     # --- widths ------------------------------------------------------------------------------------------------
 
@@ -75,12 +78,11 @@ class Surgery:
         return None if labels is None else labels.axis
 
     def old_shape(self, value: ir.Value | None) -> tuple[int, ...]:
-        """Return the traced shape before anything was removed."""
-        labels = self._labels(value)
-        if labels is not None:
-            return labels.shape
-        array = constant_array(value)
-        return () if array is None else array.shape
+        """Return the traced shape before anything was removed; of a constant, its shape as it is now."""
+        array, labels = constant_array(value), self._labels(value)
+        if array is not None:
+            return array.shape
+        return () if labels is None else labels.shape
 
     def shape(self, value: ir.Value | None) -> tuple[int, ...]:
         """Return the traced shape with the channels that are left."""
@@ -109,6 +111,7 @@ class Surgery:
 
     def want(self, node: ir.Node, name: str, index: int, entries: Mapping[int, int]) -> None:
         """Make a node state what it stated before, but for `entries`."""
+        self._settled.add(index)
         before = self.before(node, name, index)
         wanted = before.copy()
         for entry, size in entries.items():
@@ -121,19 +124,25 @@ class Surgery:
         assert value is not None
         constant = constant_array(value)
         now = self._now[str(value.name)] if constant is None else constant
-        wrong = np.asarray(now != wanted)
-        if not wrong.any():
+        if np.array_equal(now, wanted):
             return
-        if constant is not None or wrong.all():
-            self.give(node, index, wanted)
+        if constant is None:
+            self._override(node, index, np.asarray(now), wanted)
         else:
-            self._override(node, index, wrong, wanted)
+            self.give(node, index, wanted)
 
     def give(self, node: ir.Node, index: int, array: np.ndarray) -> None:
         """Feed input `index` of one node, and of no other, from a new initializer."""
         while len(node.inputs) <= index:
             node.resize_inputs(index + 1)
         node.replace_input_with(index, self._initializer(f"{identity(node)}_{index}", array))
+        self._settled.add(index)
+
+    def pick(self, node: ir.Node, index: int, axis: int, entries: np.ndarray) -> None:
+        """Feed input `index` of one node with some entries, along an axis, of what it reads."""
+        name = f"{identity(node)}_{index}"
+        picked = self._initializer(f"{name}_entries", entries.astype(np.int64))
+        self._insert(node, index, "Gather", [node.inputs[index], picked], axis)
 
     def set_int(self, node: ir.Node, name: str, value: int) -> None:
         """Set an integer attribute."""
@@ -148,15 +157,15 @@ class Surgery:
     def step(self, node: ir.Node) -> None:
         """Mend one node, then recompute the integers that it makes or restore those that it reads."""
         mend = MENDS.get(operator(node))
-        known = set(node.inputs)
+        self._settled = set()
         if mend is not None and any(self.kept(value) is not None for value in (*node.inputs, *node.outputs)):
             mend(node, self)
-        changed = [index for index, value in enumerate(node.inputs) if value in known and self._changed(value)]
+        changed = [i for i, value in enumerate(node.inputs) if i not in self._settled and self._changed(value)]
         if operator(node) in (("", "Shape"), ("", "Size")):
             self._measure(node)
         elif changed and operator(node) in {("", name) for name in _ARITHMETIC} and self._computable(node):
             self._recompute(node)
-        elif mend is None:
+        else:
             for index in changed:
                 self.want(node, "", index, {})
 
@@ -192,33 +201,40 @@ class Surgery:
             if value is not None:
                 constant = constant_array(value)
                 feeds[str(value.name)] = self._now[str(value.name)] if constant is None else constant
-        evaluator = ReferenceEvaluator(ir.to_proto(node), opsets={"": self.opset})
-        results = evaluator.run(None, feeds)
+        results = run_node(node, feeds, self.opset)
         for value, result in zip(node.outputs, results, strict=True):
             self._now[str(value.name)] = np.asarray(result)
 
-    def _override(self, node: ir.Node, index: int, wrong: np.ndarray, wanted: np.ndarray) -> None:
-        """Replace some entries of a computed size, leaving the others (the batch, say) to the graph."""
-        name = f"{identity(node)}_{index}"
-        chosen = ir.node(
-            "Where",
-            [self._initializer(f"{name}_which", wrong), self._initializer(f"{name}_size", wanted), node.inputs[index]],
-            name=self._free(f"{name}_stated"),
-        )
-        chosen.outputs[0].name = self._free(f"{name}_stated")
-        self.graph.insert_before(node, chosen)
-        node.replace_input_with(index, chosen.outputs[0])
+    def _override(self, node: ir.Node, index: int, now: np.ndarray, wanted: np.ndarray) -> None:
+        """Correct some entries of a computed size, leaving the others (the batch, say) to the graph.
+
+        What was traced with one sample may count all samples as well (heads × batch), so sizes are scaled.
+        """
+        name, wrong = f"{identity(node)}_{index}", now != wanted
+        if now.dtype.kind in "iu" and (now[wrong] > 0).all() and (wanted[wrong] > 0).all():
+            common = np.gcd(now, wanted)
+            for op_type, factor in (("Mul", wanted), ("Div", now)):
+                array = np.where(wrong, factor // np.maximum(common, 1), 1).astype(now.dtype)
+                self._insert(node, index, op_type, [node.inputs[index], self._initializer(f"{name}_of", array)])
+        else:
+            which = self._initializer(f"{name}_which", wrong)
+            sizes = self._initializer(f"{name}_size", wanted)
+            self._insert(node, index, "Where", [which, sizes, node.inputs[index]])
+
+    def _insert(
+        self, node: ir.Node, index: int, op_type: str, inputs: list[ir.Value | None], axis: int | None = None
+    ) -> None:
+        """Put a new node in front of input `index` of a node."""
+        name = self._names.free(f"{identity(node)}_{index}_{op_type}")
+        new = ir.node(op_type, inputs, {} if axis is None else {"axis": axis}, name=name)
+        new.outputs[0].name = name
+        self.graph.insert_before(node, new)
+        node.replace_input_with(index, new.outputs[0])
 
     def _initializer(self, name: str, array: np.ndarray) -> ir.Value:
-        tensor = ir.tensor(array, name=self._free(name))
+        tensor = ir.tensor(array, name=self._names.free(name))
         value = ir.Value(
             name=tensor.name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
         )
         self.graph.register_initializer(value)
         return value
-
-    def _free(self, name: str) -> str:
-        taken = self._channels.values
-        while name in taken or name in self.graph.initializers:
-            name += "_"
-        return name

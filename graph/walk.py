@@ -1,6 +1,6 @@
 """What a rule sees and does while labels are carried through the graph in topological order."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graph.channels import Axis, Frozen, Labels
-from graph.partition import Ids, Partition, free
+from graph.partition import Ids, Partition
 from graph.registry import RULES, Decline, operator
 from graph.trace import Trace
 
@@ -34,21 +34,32 @@ class Use:
     role: Role
 
 
+@dataclass(frozen=True)
+class Choice:
+    """At a node, labels came to vary along several axes of one value, of these `sizes`: one could keep them."""
+
+    sizes: tuple[int, ...]
+    ids: Ids
+
+
 class Walk:
     """Labels of all values so far, the partition of labels, and the labelled uses of constants.
 
     Rules read with `labels`, `constant`, `integers`, `shape`; they write with `fresh`, `union`, `fix`, `label`.
     """
 
-    def __init__(self, model: ir.Model, trace: Trace) -> None:
-        """Start with every input of the graph fixed."""
+    def __init__(self, model: ir.Model, trace: Trace, prefer: Mapping[str, int] | None = None) -> None:
+        """Start with every input of the graph fixed; `prefer` says, by node, which axis to choose."""
         self.trace = trace
+        self.prefer = prefer or {}
+        self.choices: dict[str, Choice] = {}
         self.opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1))
         self.partition = Partition()
         self.values: dict[str, Labels] = {}
         self.uses: list[Use] = []
         self.frozen: list[Frozen] = []
         self._staged: list[Use] = []
+        self._made: list[Ids] = []
         for value in model.graph.inputs:
             self.values[str(value.name)] = self.fixed(value)
 
@@ -95,6 +106,14 @@ class Walk:
             return labels.ids
         return np.zeros(labels.shape[axis], np.int64)
 
+    def worth(self, ids: Ids) -> int:
+        """Return how many removable sets there are among the labels, of those to which a weight's channel belongs."""
+        roots = self.partition.find(ids)
+        if not roots.any():
+            return 0
+        made = self.partition.find(np.concatenate([NOTHING, *self._made]))
+        return int(np.isin(np.unique(roots[roots > 0]), made).sum())
+
     def outputs(self, node: ir.Node, axis: int | None, ids: Ids) -> tuple[Labels, ...]:
         """Return the same labels for every output of a node, with the traced shapes."""
         return tuple(self.made(value, axis, ids) for value in node.outputs)
@@ -114,7 +133,14 @@ class Walk:
 
     def fresh(self, count: int) -> Ids:
         """Return new labels; an axis of one channel is fixed, since a tensor must not become empty."""
-        return self.partition.fresh(count) if count > 1 else np.zeros(count, np.int64)
+        if count < 2:
+            return np.zeros(count, np.int64)
+        self._made.append(self.partition.fresh(count))
+        return self._made[-1]
+
+    def spare(self, count: int) -> Ids:
+        """Return new labels of channels that no weight makes (padding, constants): fixing them costs nothing."""
+        return self.partition.fresh(count)
 
     def union(self, left: Ids, right: Ids) -> Ids:
         """Tie labels pairwise and return the result."""
@@ -122,14 +148,21 @@ class Walk:
         return self.partition.find(left)
 
     def fix(self, node: ir.Node, ids: Ids, reason: str) -> None:
-        """Fix labels, and record why where any of them was free."""
-        if self.partition.find(ids).any():
+        """Fix labels, and record why where they are worth something."""
+        if self.worth(ids):
             self.frozen.append(Frozen(identity(node), node.op_type, reason))
-            self.partition.freeze(ids)
+        self.partition.freeze(ids)
+
+    def choose(self, node: ir.Node, array: Ids, axes: Sequence[int], best: int) -> int:
+        """Return which of the axes, along all of which the labels vary, is to keep them; the choice is recorded."""
+        sizes = tuple(array.shape[axis] for axis in axes)
+        self.choices[identity(node)] = Choice(sizes, np.unique(array[array > 0]))
+        place = self.prefer.get(identity(node), len(axes))
+        return axes[place] if place < len(axes) else best  # other choices before it may leave fewer axes
 
     def most(self, node: ir.Node, candidates: Sequence[Labels]) -> Labels:
-        """Keep the labels with most free channels and fix the others."""
-        best = max(candidates, key=lambda labels: free(labels.ids))
+        """Keep the labels that are worth most and fix the others."""
+        best = candidates[0] if len(candidates) == 1 else max(candidates, key=lambda labels: self.worth(labels.ids))
         for labels in candidates:
             if labels is not best:
                 self.fix(node, labels.ids, f"channels meet on axes {labels.axis} and {best.axis} of one value")
@@ -161,24 +194,24 @@ class Walk:
                 self.values[value.name] = labels
 
     def _apply(self, node: ir.Node) -> tuple[Labels, ...]:
-        if subgraphs(node):
-            raise Decline("its subgraphs are not followed")
         found = RULES.get(operator(node))
+        if inside := [attribute.name for attribute in node.attributes.values() if _holds_graphs(attribute)]:
+            raise Decline(f"what is computed in its {' and '.join(inside)} is not followed")
         if found is None:
-            raise Decline("no rule for this operator")
+            domain = operator(node)[0] or "ONNX's own"
+            raise Decline(f"there is no rule for the operator {node.op_type} (domain: {domain})")
         return found(node, self)
 
     def _fix(self, node: ir.Node, reason: str) -> None:
-        touched = [self.labels(value) for value in operands(node)]
+        touched = [self.labels(value).ids for value in operands(node)]
         # what the rule had labelled is fixed too: these constants keep their axes
-        held = [use.ids for use in self._staged]
-        for ids in [*(labels.ids for labels in touched), *held]:
-            self.partition.freeze(ids)
+        ids = np.concatenate([NOTHING, *touched, *(use.ids for use in self._staged)])
+        if self.worth(ids) or has_weights(node):
+            self.frozen.append(Frozen(identity(node), node.op_type, reason))
+        self.partition.freeze(ids)
         for value in node.outputs:
             if value.name:
                 self.values[value.name] = self.fixed(value)
-        if any(labels.axis is not None for labels in touched) or has_weights(node):
-            self.frozen.append(Frozen(identity(node), node.op_type, reason))
 
 
 def identity(node: ir.Node) -> str:
@@ -201,12 +234,13 @@ def constant_array(value: ir.Value | None) -> np.ndarray | None:
 def subgraphs(node: ir.Node) -> tuple[ir.Graph, ...]:
     """Return the graphs that a node carries as attributes (If, Loop, Scan …)."""
     found: list[ir.Graph] = []
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            found.append(attribute.as_graph())
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            found.extend(attribute.as_graphs())
+    for attribute in filter(_holds_graphs, node.attributes.values()):
+        found += [attribute.as_graph()] if attribute.type == ir.AttributeType.GRAPH else attribute.as_graphs()
     return tuple(found)
+
+
+def _holds_graphs(attribute: ir.Attr) -> bool:
+    return attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 
 def operands(node: ir.Node) -> Iterable[ir.Value]:

@@ -12,8 +12,8 @@ import pytest
 from onnx import numpy_helper
 
 from graph.channels import Channels
+from graph.inputs import example_inputs
 from graph.plan import Plan
-from graph.trace import example_inputs
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT / ".." / "shared" / "data"

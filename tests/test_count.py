@@ -7,8 +7,9 @@ import pytest
 from small_graphs import SHARED, build
 
 from graph.count import Count, count
+from graph.inputs import example_inputs
 from graph.model import load
-from graph.trace import example_inputs, trace
+from graph.trace import trace
 
 
 def counted(text: str, batch: int = 1) -> Count:
@@ -58,6 +59,20 @@ def counted(text: str, batch: int = 1) -> Count:
             0,
             id="MatMul of activations",
         ),
+        pytest.param(
+            """(float[N,2,9,7] x, float[N,2,5,7] z) => (float[N,9,2,5] y) {
+            y = Einsum<equation="bhid, bhjd -> bihj">(x, z)
+        }""",
+            2 * 9 * 7 * 5,
+            0,
+            id="Einsum of activations",
+        ),
+        pytest.param(
+            """(float[N,9,7] x) => (float[N,9,5] y) <float[7,5] w> { y = Einsum<equation="nij,jk->nik">(x, w) }""",
+            9 * 35,
+            35,
+            id="Einsum with a weight",
+        ),
         pytest.param("(float[N,9] x) => (float[N,9] y) { y = Relu(x) }", 0, 0, id="elementwise"),
     ],
 )
@@ -88,7 +103,7 @@ def test_macs_are_positions_times_weight() -> None:
 
 def test_it_says_what_it_did_not_count() -> None:
     found = counted("""(float[N,4,4] x, bool c) => (float[N,4,4] y) {
-        e = Einsum<equation="nij,njk->nik">(x, x)
+        e = Einsum<equation="...ij,...jk->...ik">(x, x)
         y = If (c) <
             then_branch = one () => (float[N,4,4] t) { t = Relu(e) },
             else_branch = two () => (float[N,4,4] u) { u = MatMul(e, e) }

@@ -8,22 +8,26 @@ from coupling_cases import CASES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
+from pattern_cases import BY_OPSET, NORMALISATIONS, PATTERNS, SELECTIONS, TRANSFORMERS
 from small_graphs import build, random_plan, table
 
 from graph.channels import Labels
-from graph.couple import couple
+from graph.couple import _by_places, couple
 from graph.errors import LawError
+from graph.inputs import example_inputs
 from graph.law import check_law
 from graph.partition import Partition
 from graph.plan import Plan
 from graph.registry import RULES, rule
 from graph.runtime import run, session
 from graph.shrink import shrink
-from graph.trace import example_inputs, trace
+from graph.trace import trace
 from graph.walk import Walk
 
+ALL = [*CASES, *PATTERNS, *TRANSFORMERS, *NORMALISATIONS, *SELECTIONS]
 
-@pytest.mark.parametrize(("text", "groups", "declined"), CASES)
+
+@pytest.mark.parametrize(("text", "groups", "declined"), ALL)
 def test_groups(text: str, groups: list[str], declined: list[str]) -> None:
     model = build(text)
     channels = couple(model, trace(model))
@@ -31,7 +35,7 @@ def test_groups(text: str, groups: list[str], declined: list[str]) -> None:
     assert [frozen.op_type for frozen in channels.frozen] == declined
 
 
-@pytest.mark.parametrize(("text", "groups", "declined"), CASES)
+@pytest.mark.parametrize(("text", "groups", "declined"), ALL)
 def test_law(text: str, groups: list[str], declined: list[str]) -> None:
     model = build(text)
     channels, rng = couple(model, trace(model)), np.random.default_rng(0)
@@ -125,12 +129,33 @@ def test_old_and_new_opsets(opset: int, text: str, groups: list[str]) -> None:
         check_law(model, channels, random_plan(channels, rng, kept), example_inputs(model, batch=2), tolerance=1e-5)
 
 
+@pytest.mark.parametrize(("opset", "text", "groups", "reasons"), BY_OPSET)
+def test_reasons(opset: int, text: str, groups: list[str], reasons: list[str]) -> None:
+    model = build(text, opset=opset)
+    channels, rng = couple(model, trace(model)), np.random.default_rng(0)
+    assert table(channels) == groups
+    assert [f"{frozen.op_type}: {frozen.reason}" for frozen in channels.frozen] == reasons
+    for kept in (0.2, 0.5, 0.8):
+        check_law(model, channels, random_plan(channels, rng, kept), example_inputs(model, batch=2), tolerance=1e-5)
+
+
 BASE = (1, 8, 4, 6)
 MOVES = [
     ("y = Reshape(x, to)", "int64[5] to = {1,2,4,4,6}", (1, 2, 4, 4, 6)),
     ("y = Reshape(x, to)", "int64[2] to = {1,192}", (1, 192)),
     ("y = Reshape(x, to)", "int64[3] to = {4,12,4}", (4, 12, 4)),
+    ("y = Reshape(x, to)", "int64[3] to = {2,4,24}", (2, 4, 24)),
+    ("y = Reshape(x, to)", "int64[2] to = {16,12}", (16, 12)),
+    ("y = Reshape(x, to)", "int64[2] to = {6,32}", (6, 32)),
+    ("y = Reshape(x, to)", "int64[4] to = {8,2,4,3}", (8, 2, 4, 3)),
+    ("y = Reshape(x, to)", "int64[1] to = {192}", (192,)),
     ("y = Transpose<perm=[3,1,0,2]>(x)", "", (6, 8, 1, 4)),
+    (
+        "y = Slice(x, from, to, axes, by)",
+        "int64[2] from = {1,5}, int64[2] to = {9,-9}, int64[2] axes = {1,3}, int64[2] by = {3,-2}",
+        (1, 3, 4, 3),
+    ),
+    ("y = Gather<axis=1>(x, i)", "int64[2,4] i = {0,1,2,3,4,5,6,7}", (1, 2, 4, 4, 6)),
     ("y = Slice(x, from, to)", "int64[2] from = {0,-5}, int64[2] to = {1,7}", (1, 4, 4, 6)),
     ("y = Gather<axis=1>(x, i)", "int64[3] i = {7,-8,7}", (1, 3, 4, 6)),
     ("y = Gather<axis=2>(x, i)", "int64[2,2] i = {0,1,2,0}", (1, 8, 2, 2, 6)),
@@ -165,6 +190,20 @@ def test_movement_is_the_operator_run_on_labels(node: str, constants: str, shape
 
 def _spread(ids: np.ndarray, axis: int, shape: tuple[int, ...]) -> np.ndarray:
     return np.broadcast_to(ids.reshape([-1 if i == axis else 1 for i in range(len(shape))]), shape)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 9), max_size=6), max_size=8))
+def test_labels_are_told_apart_by_where_they_occur(places: list[list[int]]) -> None:
+    """The oracle compares the places of every two labels."""
+    members, number = _by_places([np.array(place, np.int64) for place in places])
+    occurs = {label: [label in place for place in places] for label in range(1, 10)}
+    seen = [label for label in occurs if any(occurs[label])]
+    assert sorted(label for labels in members for label in labels) == seen
+    together = {(a, b) for labels in members for a in labels for b in labels}
+    assert together == {(a, b) for a in seen for b in seen if occurs[a] == occurs[b]}
+    assert all(number[label] == group for group, labels in enumerate(members) for label in labels)
+    assert all(number[label] == -1 for label in range(len(number)) if label not in seen)
 
 
 @settings(max_examples=50, deadline=None)

@@ -19,13 +19,14 @@ from small_graphs import (
 
 from graph.couple import couple
 from graph.errors import LawError, ModelError
+from graph.inputs import example_inputs
 from graph.law import check_law
 from graph.model import load
 from graph.plan import Plan
 from graph.runtime import run, session
 from graph.shrink import mask, shrink
 from graph.simplify import simplify
-from graph.trace import example_inputs, trace
+from graph.trace import trace
 
 CHAIN = """(float[N,3,8,8] x) => (float[N,4,8,8] y) <float[8,3,3,3] w1, float[8] b1, float[4,8,3,3] w2> {
     h = Conv<pads=[1,1,1,1]>(x, w1, b1)
@@ -148,6 +149,53 @@ def test_a_constant_that_two_nodes_read_is_changed_for_one_only() -> None:
     }""")
     channels = couple(model, trace(model))
     check_law(model, channels, Plan({channels.groups[0].name: np.arange(6) < 2}), example_inputs(model, batch=3))
+
+
+def test_the_width_in_a_shape_of_something_else_stays_what_it_was() -> None:
+    """The second reshape is of an input, by sizes that are read off pruned channels."""
+    model = build("""(float[N,3,4,4] x, float[N,96] z) => (float[N,5,4,4] y, float[N,6,16] u)
+        <float[6,3,1,1] w1, float[5,6,1,1] w2, int64[1] one = {1}, int64[1] rest = {-1}, int64[1] space = {16}> {
+        a = Conv(x, w1)
+        y = Conv(a, w2)
+        shape = Shape(a)
+        c = Gather(shape, one)
+        to = Concat<axis=0>(rest, c, space)
+        u = Reshape(z, to)
+    }""")
+    channels = couple(model, trace(model))
+    check_law(model, channels, Plan({channels.groups[0].name: np.arange(6) < 2}), example_inputs(model, batch=3))
+
+
+def test_a_slice_whose_computed_end_moves_without_need_is_mended() -> None:
+    """Half of eight channels is sliced off; one of the other half goes, and half of seven would be three."""
+    model = build("""(float[N,3,4,4] x) => (float[N,5,4,4] y)
+        <float[8,3,1,1] w1, float[5,4,1,1] w2, float[5,8,1,1] w3,
+         int64[1] one = {1}, int64[1] two = {2}, int64[1] zero = {0}> {
+        a = Conv(x, w1)
+        shape = Shape(a)
+        c = Gather(shape, one)
+        half = Div(c, two)
+        b = Slice(a, zero, half, one)
+        d = Conv(b, w2)
+        e = Conv(a, w3)
+        y = Add(d, e)
+    }""")
+    channels = couple(model, trace(model))
+    low, high = (group.name for group in channels.groups)
+    plan = Plan({low: np.ones(4, bool), high: np.arange(4) < 3})
+    check_law(model, channels, plan, example_inputs(model, batch=3))
+
+
+def test_constants_that_nothing_reads_any_more_are_gone() -> None:
+    model = build("""(float[N,3,4,4] x) => (float[N,5,16] y)
+        <float[6,3,1,1] w1, float[5,6] w2, float[2] unread, int64[3] to = {0,6,16}> {
+        a = Conv(x, w1)
+        f = Reshape(a, to)
+        y = MatMul(w2, f)
+    }""")
+    channels = couple(model, trace(model))
+    small = shrink(model, channels, Plan({channels.groups[0].name: np.arange(6) < 2}))
+    assert {name for name, value in small.graph.initializers.items() if not value.uses()} == {"unread"}
 
 
 def test_a_computed_size_is_not_mended_where_it_is_right() -> None:

@@ -8,10 +8,10 @@ import onnx_ir as ir
 import pytest
 from small_graphs import LIGHT, ROOT, build, light_model, real_inputs, shared_networks, shared_zoo, unpacked
 
+from graph.inputs import example_inputs
 from graph.model import load
 from graph.runtime import run, session
 from graph.simplify import simplify
-from graph.trace import example_inputs
 
 CONV_BN = """(float[N,3,8,8] x) => (float[N,4,8,8] y)
     <float[4,3,1,1] w, float[4] gamma, float[4] beta, float[4] mean, float[4] var> {
@@ -143,6 +143,30 @@ def test_declared_shapes_that_are_wrong_are_not_folded() -> None:
     }""")
     model.graph[0].outputs[0].shape = ir.Shape([1, 3, 8, 8])
     check_same(model, simplify(model), example_inputs(model, batch=3))
+
+
+def test_a_weight_that_is_standardised_when_the_model_runs_is_folded() -> None:
+    model = build("""(float[N,3,8,8] x) => (float[N,4,8,8] y)
+        <float[4,3,3,3] w, int64[3] flat = {1,4,-1}, int64[4] back = {4,3,3,3}, float[4] one, float[4] zero,
+         float[4] mean0, float[4] var0, float[4] mean, float[4] var, float[4] gamma, float[4] beta> {
+        f = Reshape(w, flat)
+        s, m, v = BatchNormalization<training_mode=1>(f, one, zero, mean0, var0)
+        k = Reshape(s, back)
+        a = Conv<pads=[1,1,1,1]>(x, k)
+        y = BatchNormalization(a, gamma, beta, mean, var)
+    }""")
+    simple = simplify(model)
+    assert operators(simple) == {"Conv": 1}
+    check_same(model, simple, example_inputs(model, batch=2))
+
+
+def test_what_the_outputs_are_declared_to_be_stays() -> None:
+    model = build("""(float[N,3,8,8] x) => (float[P,Q] y) <float[4,3,1,1] w> {
+        a = Conv(x, w)
+        y = Flatten(a)
+    }""")
+    (output,) = simplify(model).graph.outputs
+    assert str(output.shape) == str(model.graph.outputs[0].shape) == "[P,Q]"
 
 
 def test_initializers_are_no_longer_inputs() -> None:

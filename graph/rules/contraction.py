@@ -7,6 +7,7 @@ from graph.channels import Labels
 from graph.partition import Ids, free
 from graph.registry import Decline, mend, rule
 from graph.rules.pointwise import meet
+from graph.rules.product import matmul_of_activations
 from graph.surgery import Surgery
 from graph.walk import NOTHING, Role, Walk
 
@@ -24,16 +25,6 @@ def conv(node: ir.Node, walk: Walk) -> tuple[Labels, ...]:
     else:
         made = _positions(node, walk, ids, group, weight.shape[0] // group, consumer=1, producer=0)
     return _with_bias(node, walk, made)
-
-
-@rule("FusedConv", domain="com.microsoft")
-def fused_conv(node: ir.Node, walk: Walk) -> tuple[Labels, ...]:
-    """A Conv with its activation and, as a fourth input, the other operand of a residual Add."""
-    (labels,) = conv(node, walk)
-    other = node.inputs[3] if len(node.inputs) > 3 else None
-    if other is None:
-        return (labels,)
-    return (meet(node, walk, [(3, other)], labels.shape, own=labels),)
 
 
 @rule("ConvTranspose")
@@ -79,18 +70,17 @@ def gemm(node: ir.Node, walk: Walk) -> tuple[Labels, ...]:
 
 @rule("MatMul")
 def matmul(node: ir.Node, walk: Walk) -> tuple[Labels, ...]:
-    """A weight on either side mixes channels; between two activations the contracted axis is fixed."""
+    """A weight on either side mixes channels; of a product of two activations see `graph.rules.product`."""
     left, right = node.inputs
     assert left is not None and right is not None
     if walk.constant(right) is not None:
         return _times_weight(node, walk, left, 1)
     if walk.constant(left) is not None:
         return _times_weight(node, walk, right, 0)
-    return _times_activation(node, walk, left, right)
+    return matmul_of_activations(node, walk)
 
 
 @mend("Conv")
-@mend("FusedConv", domain="com.microsoft")
 def mend_conv(node: ir.Node, surgery: Surgery) -> None:
     """State how many groups are left: (channels read) / (weight's input axis)."""
     _mend_group(node, surgery, surgery.width(node.inputs[0], 1))
@@ -181,8 +171,11 @@ def _times_weight(node: ir.Node, walk: Walk, data: ir.Value, index: int) -> tupl
         inner = -1
     if rank == 1 and index == 0:
         place = -1
-    if labels.axis is not None and labels.axis != contracted:
-        return (_beside(node, walk, labels, weight, index),)
+    if labels.axis not in (None, contracted):
+        if walk.worth(labels.ids):
+            return (_beside(node, walk, labels, weight, index),)
+        walk.partition.freeze(labels.ids)  # rows of padding, say: the weight's own channels are worth more
+        labels = walk.labels(data)
     walk.label(node, index, weight.ndim + inner, walk.along(labels, contracted), Role.CONSUMER)
     if weight.ndim == 1:
         return (walk.made(out, None, NOTHING),)
@@ -198,34 +191,3 @@ def _beside(node: ir.Node, walk: Walk, labels: Labels, weight: np.ndarray, index
     if weight.ndim != 2:
         raise Decline(f"the channels lie on axis {labels.axis} of the data and its weight is not a matrix")
     return walk.made(out, labels.axis, labels.ids)
-
-
-def _times_activation(node: ir.Node, walk: Walk, left: ir.Value, right: ir.Value) -> tuple[Labels, ...]:
-    (out,) = node.outputs
-    shape = walk.shape(out)
-    first, second = walk.labels(left), walk.labels(right)
-    if min(len(first.shape), len(second.shape)) < 2:
-        raise Decline("it multiplies by a vector that is computed at run time")
-    passed = []
-    for labels, other, contracted in ((first, second, -1), (second, first, -2)):
-        if labels.axis is None:
-            continue
-        place = labels.axis - len(labels.shape)
-        if place == contracted or (place < -2 and not _batch_agrees(walk, labels, other, place)):
-            walk.fix(node, labels.ids, "it sums over channels of two activations")
-        else:
-            passed.append(Labels(shape, len(shape) + place, labels.ids))
-    if not passed:
-        return (walk.made(out, None, NOTHING),)
-    best = passed[0] if len({labels.axis for labels in passed}) == 1 else walk.most(node, passed)
-    return (walk.made(out, best.axis, walk.partition.find(best.ids)),)
-
-
-def _batch_agrees(walk: Walk, labels: Labels, other: Labels, place: int) -> bool:
-    """Tie the batch axis `place` (from the end) of both operands; False where the other one is fixed along it."""
-    if len(other.shape) < -place or other.shape[place] == 1:
-        return labels.shape[place] > 1
-    if other.axis != len(other.shape) + place or len(other.ids) != len(labels.ids):
-        return False
-    walk.union(labels.ids, other.ids)
-    return True

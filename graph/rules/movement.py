@@ -1,48 +1,16 @@
-"""Operators that only move elements: the labels are moved in the same way."""
+"""Operators that move, join, cut or repeat whole channels: the labels go where the channels go."""
 
-import math
 from itertools import pairwise
 
 import numpy as np
 import onnx_ir as ir
 
 from graph.channels import Labels
-from graph.partition import Ids, Partition, free
 from graph.registry import Decline, mend, rule
 from graph.rules.pointwise import meet
+from graph.rules.selection import integers
 from graph.surgery import Surgery
 from graph.walk import NOTHING, Walk
-
-MOST_ELEMENTS = 2**27  # of a label array: beyond that, moving labels costs more memory than the tool may use
-
-
-@rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
-def reshape(node: ir.Node, walk: Walk) -> tuple[Labels, ...]:
-    """Lay the labels out anew; where they then vary along several axes, tie all but the one that leaves most."""
-    labels, (out,) = walk.labels(_data(node)), node.outputs
-    shape = walk.shape(out)
-    if labels.axis is None:
-        return (walk.made(out, None, NOTHING),)
-    axis = _same_axis(labels, shape)
-    if axis is not None:
-        return (walk.made(out, axis, labels.ids),)
-    if math.prod(shape) > MOST_ELEMENTS:
-        raise Decline(f"{out.name} of shape {shape} is too large to lay labels out on")
-    thin = [1] * len(labels.shape)
-    thin[labels.axis] = -1
-    axis, ids = collapse(np.broadcast_to(labels.ids.reshape(thin), labels.shape).reshape(shape), walk.partition)
-    return (walk.made(out, axis, ids),)
-
-
-@rule("Transpose")
-def transpose(node: ir.Node, walk: Walk) -> tuple[Labels, ...]:
-    """Carry the labels to where the permutation takes their axis."""
-    labels = walk.labels(_data(node))
-    if labels.axis is None:
-        return walk.outputs(node, None, NOTHING)
-    rank = len(labels.shape)
-    perm = list(node.attributes.get_ints("perm", range(rank)[::-1]))
-    return walk.outputs(node, perm.index(labels.axis), labels.ids)
 
 
 @rule("Concat")
@@ -54,7 +22,7 @@ def concat(node: ir.Node, walk: Walk) -> tuple[Labels, ...]:
     place = node.attributes["axis"].as_int() % len(shape)
     joined = Labels(shape, place, np.concatenate([walk.along(labels, place) for labels in operands]))
     across = [labels for labels in operands if labels.axis not in (None, place)]
-    best = max([joined, *across], key=lambda labels: free(labels.ids))
+    best = max([joined, *across], key=lambda labels: walk.worth(labels.ids)) if across else joined
     for labels in (joined, *across):
         if labels.axis != best.axis:
             walk.fix(node, labels.ids, f"channels meet on axes {labels.axis} and {best.axis} of {out.name}")
@@ -77,52 +45,29 @@ def split(node: ir.Node, walk: Walk) -> tuple[Labels, ...]:
     )
 
 
-@rule("Slice")
-def slice_(node: ir.Node, walk: Walk) -> tuple[Labels, ...]:
-    """Slice the labels, by steps of one."""
-    labels = walk.labels(_data(node))
-    if labels.axis is None:
-        return walk.outputs(node, None, NOTHING)
-    start, end, step = _bounds(node, walk, labels.axis, labels.shape[labels.axis])
-    if step != 1:
-        raise Decline(f"it takes the channels in steps of {step}")
-    return walk.outputs(node, labels.axis, labels.ids[start:end])
-
-
-@rule("Gather")
-def gather(node: ir.Node, walk: Walk) -> tuple[Labels, ...]:
-    """Pick the labels, where the indices are a constant row."""
-    data, indices = _data(node), node.inputs[1]
-    labels = walk.labels(data)
-    assert indices is not None
-    if walk.labels(indices).axis is not None:
-        raise Decline("its indices depend on the channels")
-    if labels.axis is None:
-        return walk.outputs(node, None, NOTHING)
-    place, rank = node.attributes.get_int("axis", 0) % len(labels.shape), len(walk.shape(indices))
-    if labels.axis != place:
-        return walk.outputs(node, labels.axis + (rank - 1 if labels.axis > place else 0), labels.ids)
-    picked = walk.constant(indices)
-    if picked is None or picked.ndim > 1:
-        raise Decline(f"it picks channels by indices {indices.name} that are not a constant row")
-    if picked.ndim == 0:
-        walk.fix(node, labels.ids[[int(picked)]], f"it picks channel {int(picked)} alone")
-        return walk.outputs(node, None, NOTHING)
-    return walk.outputs(node, place, labels.ids[picked])
-
-
 @rule("Expand")
 def expand(node: ir.Node, walk: Walk) -> tuple[Labels, ...]:
-    """Keep the labels; the one channel that is spread over many is fixed."""
-    labels, (out,) = walk.labels(_data(node)), node.outputs
+    """Keep the labels; the one channel that is spread over many is fixed. A constant row gets labels of its own."""
+    data, (out,) = _data(node), node.outputs
+    labels, shape = walk.labels(data), walk.shape(out)
     if labels.axis is None:
-        return (walk.made(out, None, NOTHING),)
-    shape = walk.shape(out)
+        return (_own_row(node, walk, data, shape),)
     axis = labels.axis + len(shape) - len(labels.shape)
     if shape[axis] != len(labels.ids):
         walk.fix(node, labels.ids, f"one channel is spread over {shape[axis]}")
         return (walk.made(out, None, NOTHING),)
     return (walk.made(out, axis, labels.ids),)
+
+
+@rule("ConstantOfShape")
+def constant_of_shape(node: ir.Node, walk: Walk) -> tuple[Labels, ...]:
+    """Give a row of floats labels of its own: any of its equal entries can go."""
+    (out,) = node.outputs
+    shape = walk.shape(out)
+    row = _row(shape)
+    if row is None or str(out.name) in walk.trace.integers:
+        return (walk.made(out, None, NOTHING),)
+    return (walk.made(out, row, walk.spare(shape[row])),)
 
 
 @rule("Tile")
@@ -168,39 +113,8 @@ def pad(node: ir.Node, walk: Walk) -> tuple[Labels, ...]:
     before, after = amounts[:, axis].tolist()
     if min(before, after) < 0 or node.attributes.get_string("mode", "constant") != "constant":
         raise Decline(f"it pads the channel axis by {before} and {after} in another way than with a constant")
-    ids = [walk.partition.fresh(before), walk.along(labels, axis), walk.partition.fresh(after)]
+    ids = [walk.spare(before), walk.along(labels, axis), walk.spare(after)]
     return (walk.made(out, axis, np.concatenate(ids)),)
-
-
-def collapse(array: Ids, partition: Partition) -> tuple[int | None, Ids]:
-    """Return the one axis along which labels vary, and the labels along it.
-
-    Where they vary along several, all but the one that leaves most free sets are tied; an array that varies along
-    none is fixed, since no axis would lose the channel.
-    """
-    varying = [axis for axis in range(array.ndim) if (array != array.take([0], axis)).any()]
-    if not varying:
-        partition.freeze(np.unique(array))
-        return None, NOTHING
-    tables = {axis: _rows(array, axis, varying) for axis in varying}
-    best = max(varying, key=lambda axis: _free_rows(tables[axis], partition))
-    table = tables[best]
-    partition.union(table, table[:, :1])
-    return best, partition.find(table[:, 0])
-
-
-@mend("Reshape")
-def mend_reshape(node: ir.Node, surgery: Surgery) -> None:
-    """State the number of channels left where the shape states it, or where a 0 copied it from another axis."""
-    data, out = _data(node), node.outputs[0]
-    left, given = surgery.shape(out), surgery.shape(data)
-    zero_copies = not node.attributes.get_int("allowzero", 0)
-    wanted = {}
-    for axis, size in enumerate(surgery.before(node, "shape", 1).tolist()):
-        copies = size == 0 and zero_copies
-        if size != -1 and left[axis] != (given[axis] if copies else size):
-            wanted[axis] = left[axis]
-    surgery.want(node, "shape", 1, wanted)
 
 
 @mend("Split")
@@ -217,48 +131,17 @@ def mend_split(node: ir.Node, surgery: Surgery) -> None:
         surgery.give(node, 1, np.array(sizes, np.int64))
 
 
-@mend("Slice")
-def mend_slice(node: ir.Node, surgery: Surgery) -> None:
-    """Count start and end in the channels that are left."""
-    data, out = _data(node), node.outputs[0]
-    mask, axis = surgery.kept(data), surgery.axis(data)
-    if mask is None or axis is None:
-        return
-    starts, ends = surgery.before(node, "starts", 1), surgery.before(node, "ends", 2)
-    axes = surgery.before(node, "axes", 3) if surgery.has(node, "axes", 3) else np.arange(len(starts))
-    entries = [entry for entry, along in enumerate(axes.tolist()) if along % len(surgery.shape(data)) == axis]
-    for entry in entries:
-        start, _, _ = slice(int(starts[entry]), int(ends[entry]), 1).indices(len(mask))
-        first = int(mask[:start].sum())
-        last = first + surgery.width(out, axis)
-        if slice(int(starts[entry]), int(ends[entry]), 1).indices(int(mask.sum())) != (first, last, 1):
-            surgery.want(node, "starts", 1, {entry: first})
-            surgery.want(node, "ends", 2, {entry: last})
-
-
-@mend("Gather")
-def mend_gather(node: ir.Node, surgery: Surgery) -> None:
-    """Point the indices at where the channels that are left have moved to."""
-    data, out = _data(node), node.outputs[0]
-    mask, axis = surgery.kept(data), surgery.axis(data)
-    if mask is None or axis != node.attributes.get_int("axis", 0) % len(surgery.shape(data)):
-        return
-    picked, left = surgery.before(node, "indices", 1), surgery.kept(out)
-    moved = np.cumsum(mask) - 1
-    surgery.give(node, 1, moved[picked if left is None else picked[left]].astype(picked.dtype))
-
-
-@mend("Expand")
+@mend("ConstantOfShape", "Expand")
 def mend_expand(node: ir.Node, surgery: Surgery) -> None:
     """State the number of channels left."""
-    out = node.outputs[0]
+    out, index = node.outputs[0], len(node.inputs) - 1
     mask, axis = surgery.kept(out), surgery.axis(out)
     if mask is None or axis is None:
         return
-    stated = surgery.before(node, "shape", 1)
+    stated = surgery.before(node, "shape", index)
     entry = axis - len(surgery.shape(out)) + len(stated)
     if entry >= 0 and stated[entry] != 1:
-        surgery.want(node, "shape", 1, {entry: int(mask.sum())})
+        surgery.want(node, "shape", index, {entry: int(mask.sum())})
 
 
 @mend("Pad")
@@ -284,27 +167,21 @@ def _data(node: ir.Node) -> ir.Value:
     return value
 
 
-def _same_axis(labels: Labels, shape: tuple[int, ...]) -> int | None:
-    """Return the axis of `shape` that holds exactly what the labelled axis held, if there is one."""
-    axis = labels.axis
-    assert axis is not None
-    before, size = math.prod(labels.shape[:axis]), labels.shape[axis]
-    for place, found in enumerate(shape):
-        if found == size and math.prod(shape[:place]) == before and math.prod(shape) == math.prod(labels.shape):
-            return place
-    return None
+def _own_row(node: ir.Node, walk: Walk, data: ir.Value, shape: tuple[int, ...]) -> Labels:
+    """Label a constant that is spread over the batch, as a class token is: its one axis longer than 1."""
+    array, (out,) = walk.constant(data), node.outputs
+    row = None if array is None else _row(array.shape)
+    if array is None or row is None or array.dtype.kind != "f":
+        return walk.made(out, None, NOTHING)
+    ids = walk.spare(array.shape[row])
+    walk.label(node, 0, row, ids)
+    return walk.made(out, row + len(shape) - array.ndim, ids)
 
 
-def _rows(array: Ids, axis: int, varying: list[int]) -> Ids:
-    """Return one row per position along `axis`, of the labels at the positions of the other varying axes."""
-    thin = array[tuple(slice(None) if i in varying else slice(0, 1) for i in range(array.ndim))]
-    return np.moveaxis(thin, axis, 0).reshape(array.shape[axis], -1)
-
-
-def _free_rows(table: Ids, partition: Partition) -> int:
-    trial = partition.copy()
-    trial.union(table, table[:, :1])
-    return free(trial.find(table[:, 0]))
+def _row(shape: tuple[int, ...]) -> int | None:
+    """Return the only axis that is longer than 1."""
+    long = [axis for axis, size in enumerate(shape) if size > 1]
+    return long[0] if len(long) == 1 else None
 
 
 def _space(node: ir.Node, walk: Walk, labels: Labels) -> tuple[Labels, ...]:
@@ -313,37 +190,9 @@ def _space(node: ir.Node, walk: Walk, labels: Labels) -> tuple[Labels, ...]:
     return walk.outputs(node, labels.axis, labels.ids)
 
 
-def _bounds(node: ir.Node, walk: Walk, axis: int, size: int) -> tuple[int, int, int]:
-    """Return start, end and step of a Slice along an axis."""
-    parts = {}
-    for index, name in enumerate(("starts", "ends", "axes", "steps"), 1):
-        parts[name] = _ints(node, walk, name, index)
-    if parts["starts"] is None or parts["ends"] is None:
-        raise Decline("its bounds are not known")
-    rank = len(walk.shape(_data(node)))
-    axes = parts["axes"] or list(range(len(parts["starts"])))
-    for place, along in enumerate(axes):
-        if along % rank == axis:
-            step = parts["steps"][place] if parts["steps"] else 1
-            start, end, _ = slice(parts["starts"][place], parts["ends"][place], step).indices(size)
-            return start, max(start, end), step
-    return 0, size, 1
-
-
-def _ints(node: ir.Node, walk: Walk, name: str, index: int) -> list[int] | None:
-    """Return a list of integers that is an attribute in old opsets and an input in newer ones."""
-    if name in node.attributes:
-        return list(node.attributes[name].as_ints())
-    value = node.inputs[index] if index < len(node.inputs) else None
-    array = walk.integers(value)
-    if value is not None and array is None:
-        raise Decline(f"its {name} {value.name} are not known")
-    return None if array is None else [int(item) for item in array.ravel()]
-
-
 def _pads(node: ir.Node, walk: Walk, rank: int) -> np.ndarray:
     """Return the pads as an array (2, rank): before and after, by axis."""
-    amounts = _ints(node, walk, "pads", 1) or _ints(node, walk, "paddings", 1)
+    amounts = integers(node, walk, "pads", 1) or integers(node, walk, "paddings", 1)
     if amounts is None:
         raise Decline("its pads are not known")
     entries = _pad_entries(walk.integers(node.inputs[3]) if len(node.inputs) > 3 else None, rank)

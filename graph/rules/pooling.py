@@ -30,6 +30,20 @@ def grid_sample(node: ir.Node, walk: Walk) -> tuple[Labels, ...]:
     return _beside_space(node, walk)
 
 
+@rule("MaxRoiPool", "RoiAlign")
+def regions(node: ir.Node, walk: Walk) -> tuple[Labels, ...]:
+    """Pass the labels of axis 1 on, from the image to each of its regions."""
+    data, *places = node.inputs
+    assert data is not None
+    labels = walk.labels(data)
+    if labels.axis not in (None, 1):
+        raise Decline(f"the channels of {data.name} lie on axis {labels.axis}, not on axis 1")
+    for value in places:
+        if value is not None and walk.labels(value).axis is not None:
+            raise Decline(f"its regions {value.name} depend on the channels")
+    return walk.outputs(node, labels.axis, labels.ids)
+
+
 def _beside_space(node: ir.Node, walk: Walk) -> tuple[Labels, ...]:
     data = node.inputs[0]
     assert data is not None

@@ -66,6 +66,14 @@ def top_k(node: ir.Node, walk: Walk) -> tuple[Labels, ...]:
     return _along(node, walk, labels, {node.attributes.get_int("axis", -1) % max(len(labels.shape), 1)})
 
 
+@rule("Trilu")
+def triangle(node: ir.Node, walk: Walk) -> tuple[Labels, ...]:
+    """Pass labels on that do not lie along the two axes of the triangle."""
+    labels = _first(node, walk)
+    rank = len(labels.shape)
+    return _along(node, walk, labels, {rank - 2, rank - 1})
+
+
 @rule("LpNormalization")
 def lp_normalization(node: ir.Node, walk: Walk) -> tuple[Labels, ...]:
     """Pass labels on where the norm is not along their axis."""

@@ -7,7 +7,7 @@ from graph.registry import rule
 from graph.walk import NOTHING, Walk
 
 
-@rule("Shape", "Size", "Constant", "ConstantOfShape", "Range", "EyeLike", "RandomNormal", "RandomUniform")
+@rule("Shape", "Size", "Constant", "Range", "RandomNormal", "RandomUniform")
 def measured(node: ir.Node, walk: Walk) -> tuple[Labels, ...]:
     """Touch no channel; `graph.surgery` recomputes the integers that follow from shapes."""
     return walk.outputs(node, None, NOTHING)
