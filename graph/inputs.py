@@ -201,8 +201,9 @@ def _channels(model: ir.Model, spec: InputSpec) -> int | None:
     value = next(value for value in model.graph.inputs if value.name == spec.name)
     for node, index in value.uses():
         weight = node.inputs[1] if node.op_type == "Conv" and index == 0 else None
-        if weight is not None and weight.const_value is not None and len(spec.shape) > 2:
-            return int(weight.const_value.shape.numpy()[1]) * node.attributes.get_int("group", 1)
+        sizes = () if weight is None or weight.const_value is None else weight.const_value.shape.numpy()
+        if len(sizes) == len(spec.shape) > 2:
+            return int(sizes[1]) * node.attributes.get_int("group", 1)
     return None
 
 
