@@ -315,7 +315,7 @@ def _resident(pid: int) -> int:
 def main() -> None:
     """Fuzz every model of a folder and print a table; a worker fuzzes one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, help="of models, or one of its files")
     parser.add_argument("--copies", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="this seed alone")
@@ -328,11 +328,14 @@ def main() -> None:
     if given.worker:
         work(Path(given.worker), [int(seed) for seed in given.seeds.split(",")], given.folder, Path(given.other))
         return
-    models = sorted(given.folder.glob("*.onnx")) if given.folder.is_dir() else [given.folder]
+    folder = given.folder if given.folder.is_dir() else given.folder.parent
+    models = sorted(folder.glob("*.onnx"))
     seeds = [given.only] if given.only is not None else list(range(given.seed, given.seed + given.copies))
     print("| model | copies | " + " | ".join(OUTCOMES) + " | slowest s | most MiB |")
     print("|---|" + "---|" * (len(OUTCOMES) + 3))
     for index, model in enumerate(models):
+        if given.folder not in (folder, model):
+            continue
         counts, slowest, most = Counter[str](), 0.0, 0
         for result in watch(model, models[index - 1], seeds, given.seconds, round(given.gib * 2**30)):
             counts[result["outcome"]] += 1

@@ -85,7 +85,8 @@ def _scores(walk: Walk, region: Mapping[str, str]) -> dict[str, float]:
 def _regions(walk: Walk, model: ir.Model, trace: Trace) -> dict[str, str]:
     """Return the region of every value with channels, as the name of one value of it."""
     mixing = {identity(use.node) for use in walk.uses if use.role is not Role.FOLLOWER}
-    parent = {name: name for name in walk.values if name not in trace.integers}
+    # shape arithmetic links what has nothing to do with one another
+    parent = {name: name for name in walk.values if name not in trace.integers or name in walk.choices}
 
     def root(name: str) -> str:
         while parent[name] != name:

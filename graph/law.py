@@ -60,7 +60,7 @@ def check_law(
 
 def _outputs(model: ir.Model, feeds: Mapping[str, np.ndarray], which: str) -> list[np.ndarray]:
     try:
-        return run(session(model, optimise=False), feeds)
+        return run(session(widened(model), optimise=False), widened_feeds(feeds))
     except ModelError as error:
         raise LawError(f"the {which} model does not run: {error}") from error
 

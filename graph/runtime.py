@@ -93,7 +93,7 @@ def run(
     options.log_severity_level = _LOG_SEVERITY
     try:
         results: list[np.ndarray] = session.run(outputs, dict(feeds), options)
-    except RUNTIME_ERRORS as error:
+    except _REFUSALS as error:  # RuntimeError for outputs of types that numpy does not have
         raise ModelError(f"ONNX Runtime cannot run the model: {message(error)}") from error
     return results
 

@@ -20,7 +20,20 @@ def standardise(model: ir.Model) -> tuple[ir.Model, tuple[Stored, ...]]:
     common.RemoveInitializersFromInputsPass()(new)
     unfuse(new)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(new)
+    _share_again(new)
     return new, unpack(new)
+
+
+def _share_again(model: ir.Model) -> None:
+    """Let whoever reads a constant through an Identity read the constant itself.
+
+    torch's exporter writes weights that branches share in this way; folded, each branch would have a copy of its own.
+    """
+    for node in list(model.graph):
+        value, made = node.inputs[0] if node.inputs else None, node.outputs[0]
+        if node.op_type == "Identity" and value is not None and value.is_initializer() and not made.is_graph_output():
+            made.replace_all_uses_with(value)
+            model.graph.remove(node, safe=True)
 
 
 def _inlined(model: ir.Model) -> ir.Model:

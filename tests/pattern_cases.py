@@ -465,6 +465,21 @@ TRANSFORMERS = [
         id="class token added to zeros",
     ),
     pytest.param(
+        """(float[N,3,4] x) => (float[N,1,2] y)
+        <float[8,3] w1, int64[3] cut = {0,2,4}, int64[3] join = {0,-1,8}, float[8,2] w2> {
+        a = MatMul(w1, x)
+        i = ArgMax<axis=2, keepdims=0>(a)
+        r = Reshape(i, cut)
+        f = Cast<to=1>(r)
+        s = Softmax<axis=2>(f)
+        j = Reshape(s, join)
+        y = MatMul(j, w2)
+    }""",
+        ["a 2: w1.0 |  | w2.0"],
+        [],
+        id="a choice of axes on whole numbers",
+    ),
+    pytest.param(
         """(float[N,4,6] x) => (float[N,4,5] y)
         <float[6,8] wa, float[8] ba, float[8] g, float[8] b, float[8,5] wb> {
         a = MatMul(x, wa)

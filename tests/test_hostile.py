@@ -249,6 +249,7 @@ BROKEN: dict[str, Callable[[onnx.ModelProto], None]] = {
     "sizes that overflow": _dims(2**62, 4, 1, 1),
     "sizes that overflow to zero": _dims(2**32, 2**32, 1, 1),
     "negative sizes": _dims(-4, -3, 1, 1),
+    "a kernel with one axis": _dims(12),
     "100,000 axes": _dims(*[1] * 100_000),
     "too few bytes": _set("graph.initializer.0.raw_data", b"123"),
     "no bytes": _set("graph.initializer.0.raw_data", b""),

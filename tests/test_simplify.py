@@ -193,3 +193,16 @@ def test_the_model_given_is_not_changed() -> None:
     before = ir.to_proto(model).SerializeToString(deterministic=True)
     simplify(model)
     assert ir.to_proto(model).SerializeToString(deterministic=True) == before
+
+
+def test_a_weight_that_is_shared_through_identity_stays_one() -> None:
+    model = build("""(float[N,3,8,8] a, float[N,3,8,8] b) => (float[N,4,8,8] y) <float[4,3,1,1] w> {
+        p = Conv(a, w)
+        v = Identity(w)
+        q = Conv(b, v)
+        y = Sub(p, q)
+    }""")
+    simple = simplify(model)
+    first, second = (node.inputs[1] for node in simple.graph if node.op_type == "Conv")
+    assert first is second
+    check_same(model, simple, example_inputs(model, batch=2))

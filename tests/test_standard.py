@@ -185,6 +185,20 @@ def test_weights_however_they_come(weight: str) -> None:
     same(model, analysis.model)
 
 
+def test_weights_that_branches_share_through_an_identity_stay_shared() -> None:
+    model = build("""(float[N,2] x, float[N,2] z) => (float[N,4] y, float[N,4] u) <float[2,3] w1, float[3,4] w2> {
+        v1 = Identity(w1)
+        v2 = Identity(w2)
+        a = MatMul(x, w1)
+        y = MatMul(a, w2)
+        b = MatMul(z, v1)
+        u = MatMul(b, v2)
+    }""")
+    analysis = analyse(model)
+    assert table(analysis.channels) == ["a 3: w1.1 w1.1 |  | w2.0 w2.0"]
+    same(model, analysis.model)
+
+
 def test_weights_listed_as_inputs(tmp_path: Path) -> None:
     text = "(float[N,2] x) => (float[N,4] y) <float[2,3] w1, float[3,4] w2>"
     model = build(f"{text} {{ a = MatMul(x, w1) y = MatMul(a, w2) }}")

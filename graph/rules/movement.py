@@ -65,7 +65,7 @@ def constant_of_shape(node: ir.Node, walk: Walk) -> tuple[Labels, ...]:
     (out,) = node.outputs
     shape = walk.shape(out)
     row = _row(shape)
-    if row is None or str(out.name) in walk.trace.integers:
+    if row is None or walk.trace.dtypes[str(out.name)].kind != "f":
         return (walk.made(out, None, NOTHING),)
     return (walk.made(out, row, walk.spare(shape[row])),)
 
