@@ -40,6 +40,7 @@ from graph.law import LawReport, check_law
 from graph.model import load
 from graph.plan import Plan
 from graph.shrink import shrink
+from graph.simplify import forget_inferred
 from graph.stored import pack
 from graph.trace import trace
 
@@ -150,6 +151,7 @@ def prune_model(
         notes += repair_notes(repairs, names)
     counted = count(small, small_trace)
     small, kept_wide = pack(small, analysis.stored)
+    forget_inferred(small, loaded)
     notes += kept_wide
     return Pruned(
         small,
