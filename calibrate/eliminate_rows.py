@@ -14,6 +14,8 @@ from torch import Tensor
 
 from calibrate.least_squares import cholesky
 
+_BATCH = 2**24  # numbers held at a time while the channels' costs are computed
+
 
 class RowsState:
     """The shrinking system of one reader."""
@@ -38,31 +40,40 @@ class RowsState:
 
     def costs(self, alive: np.ndarray) -> np.ndarray:
         """Return the relative cost of each channel that is left."""
-        return np.array([self._cost(self.columns[c]) for c in alive])
+        costs = np.zeros(len(alive))
+        sizes = np.array([len(self.columns[c]) for c in alive])
+        for size in np.unique(sizes[sizes > 0]):
+            members = np.flatnonzero(sizes == size)
+            step = max(1, _BATCH // (len(self.x) * size + min(len(self.x), size) ** 2))
+            for part in (members[i : i + step] for i in range(0, len(members), step)):
+                costs[part] = self._costs(torch.stack([self.columns[alive[i]] for i in part])).cpu().numpy()
+        return costs
 
     def remove(self, channels: np.ndarray) -> float:
         """Take the channels out and return the rise of the relative error."""
         b = torch.cat([self.columns[c] for c in channels])
         if not len(b):
             return 0.0
-        rise = self._cost(b)
+        rise = float(self._costs(b[None])[0])
         lost = self.x[:, b] @ self._weights(b)
         self.left[b] = False
         self.whitened = self._whiten()
         self.added += torch.cholesky_solve(lost, self.factor)
         return max(rise, 0.0)
 
-    def _cost(self, b: Tensor) -> float:
-        z, w = self.whitened[:, b], self._weights(b)
-        if len(b) <= len(z):
-            felt = (w * torch.linalg.solve(_one_minus(z.mT @ z), w)).sum()
+    def _costs(self, b: Tensor) -> Tensor:
+        """Return the cost of taking out each row of column indices b (C, m)."""
+        z, w = self.whitened[:, b].movedim(1, 0), self._weights(b)
+        if b.shape[1] <= len(self.x):
+            felt = (w * torch.linalg.solve(_one_minus(z.mT @ z), w)).sum((1, 2))
         else:  # (I − zᵀz)⁻¹ = I + zᵀ(I − zzᵀ)⁻¹z, by the smaller of the two
             zw = z @ w
-            felt = (w**2).sum() + (zw * torch.linalg.solve(_one_minus(z @ z.mT), zw)).sum()
-        return self.damping * self.scale * float(felt)
+            felt = (w**2).sum((1, 2)) + (zw * torch.linalg.solve(_one_minus(z @ z.mT), zw)).sum((1, 2))
+        costs: Tensor = self.damping * self.scale * felt
+        return costs
 
     def _weights(self, b: Tensor) -> Tensor:
-        return self.w[b] + self.x[:, b].mT @ self.added
+        return self.w[b] + self.x.mT[b] @ self.added
 
     def _whiten(self) -> Tensor:
         """Factorise μI + X_A·X_Aᵀ = L·Lᵀ and return L⁻¹·X."""
@@ -75,4 +86,4 @@ class RowsState:
 
 
 def _one_minus(square: Tensor) -> Tensor:
-    return torch.eye(len(square), dtype=square.dtype, device=square.device) - square
+    return torch.eye(square.shape[-1], dtype=square.dtype, device=square.device) - square

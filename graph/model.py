@@ -57,7 +57,7 @@ def save(model: ir.Model, path: str | os.PathLike[str], overwrite: bool = False)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             written = Path(folder) / path.name
-            ir.save(model, written, format="protobuf", external_data=None if data is None else data.name)
+            ir.save(_undeclared(model), written, format="protobuf", external_data=None if data is None else data.name)
             if data is not None:
                 os.replace(Path(folder) / data.name, data)
             os.replace(written, path)
@@ -68,6 +68,15 @@ def save(model: ir.Model, path: str | os.PathLike[str], overwrite: bool = False)
 def clone(model: ir.Model) -> ir.Model:
     """Return a copy whose graph can be edited freely; the tensors, which are never edited in place, are shared."""
     return model.clone()
+
+
+def _undeclared(model: ir.Model) -> ir.Model:
+    """Return a copy that does not state an initializer's type and shape beside the tensor, which has them."""
+    new = clone(model)
+    for value in new.graph.initializers.values():
+        if not value.is_graph_input() and not value.is_graph_output():
+            value.type = value.shape = None
+    return new
 
 
 def weight_bytes(model: ir.Model) -> int:

@@ -95,15 +95,12 @@ def simplify(model: ir.Model, keep_batchnorm: bool = False) -> ir.Model:
 
 
 def forget_inferred(model: ir.Model, original: ir.Model) -> None:
-    """Take away, in place, the types and shapes of values that the user's model does not declare: they cost room.
-
-    An initializer's are those of its tensor.
-    """
+    """Take away, in place, the types and shapes of values that the user's model does not declare: they cost room."""
     declared = {value.name for node in original.graph for value in node.outputs if value.shape is not None}
-    made = [value for node in model.graph for value in node.outputs if value.name not in declared]
-    for value in [*model.graph.initializers.values(), *made]:
-        if not value.is_graph_output():
-            value.type = value.shape = None
+    for node in model.graph:
+        for value in node.outputs:
+            if value.name not in declared and not value.is_graph_output():
+                value.type = value.shape = None
 
 
 def _infer_shapes_afresh(model: ir.Model) -> None:
