@@ -30,6 +30,7 @@ _REFUSALS: tuple[type[Exception], ...] = (*RUNTIME_ERRORS, RuntimeError, ValueEr
 # 4 = nothing but crashes: warnings about a user's odd initializers are not ours to print, and errors reach us as
 # exceptions
 _LOG_SEVERITY = 4
+_LONGEST_MESSAGE = 2000  # characters; what is searched for in messages takes the square of that
 ort.set_default_logger_severity(_LOG_SEVERITY)  # of what has no session of its own: allocators, for one
 
 
@@ -131,8 +132,8 @@ def run_node(node: ir.Node, feeds: Mapping[str, np.ndarray], opset: int) -> list
 
 
 def message(error: BaseException) -> str:
-    """Return ONNX Runtime's message on one line, without the path into its own source."""
-    return " ".join(str(error).split())
+    """Return ONNX Runtime's message on one line, or the beginning of it: it may quote names of any length."""
+    return " ".join(str(error)[:_LONGEST_MESSAGE].split())
 
 
 def _limit_memory(most: int) -> None:

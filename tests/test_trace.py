@@ -56,3 +56,16 @@ def test_a_model_that_cannot_run_is_one_clear_error() -> None:
     )
     with pytest.raises(ModelError, match="ONNX Runtime cannot run the model"):
         trace(ir.from_proto(proto))
+
+
+def test_a_name_without_end_does_not_keep_the_error_waiting() -> None:
+    node = onnx.helper.make_node("a" * 100_000, ["x"], ["y"], domain="nowhere")
+    value = onnx.helper.make_tensor_value_info
+    proto = onnx.helper.make_model(
+        onnx.helper.make_graph([node], "g", [value("x", 1, [1])], [value("y", 1, [1])]),
+        opset_imports=[onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("nowhere", 1)],
+        ir_version=8,
+    )
+    with pytest.raises(ModelError, match="ONNX Runtime cannot run the model") as refused:
+        trace(ir.from_proto(proto))
+    assert len(str(refused.value)) < 10_000
