@@ -213,6 +213,8 @@ def work(folder: Path, seeds: list[int], model: Path, other: Path) -> None:
             outcome, detail = "read", analysed(folder / "copy.onnx", seed)
         except ModelError as error:
             outcome, detail = ("refused", str(error)) if "\n" not in str(error) else ("noise", str(error))
+            if error.__cause__ is not None and "a fault of this program" in detail:
+                outcome, detail = "traceback", f"{detail} at {_place(error.__cause__)}"
         except LawError as error:
             outcome, detail = "law", str(error)
         except BaseException as error:

@@ -11,6 +11,7 @@ from graph.channels import Channels
 from graph.converted import converted
 from graph.count import Count, count
 from graph.couple import couple
+from graph.errors import ModelError
 from graph.guard import watched
 from graph.inputs import example_inputs
 from graph.model import weight_bytes
@@ -45,6 +46,19 @@ def analyse(
 
     `feeds` is one sample by input name (or as many as the model insists on); made up where it is absent.
     """
+    try:
+        return _analysed(model, feeds, keep_batchnorm)
+    except ModelError:
+        raise
+    except Exception as error:  # what a damaged model does to the passes of others, and to ours, has no end of kinds
+        line = (str(error).splitlines() or [""])[0]
+        raise ModelError(
+            f"the model cannot be analysed ({type(error).__name__}: {line}): it is damaged, or this is a fault of this "
+            "program, which its makers would like to hear of"
+        ) from error
+
+
+def _analysed(model: ir.Model, feeds: Mapping[str, np.ndarray] | None, keep_batchnorm: bool) -> Analysis:
     with watched(weight_bytes(model)):
         feeds = example_inputs(model) if feeds is None else feeds
         standard, stored = standardise(model)

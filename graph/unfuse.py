@@ -28,10 +28,16 @@ def unfuse(model: ir.Model) -> None:
         return
     names = Names(model)
     for node in list(model.graph.all_nodes()):
-        parts, tape = _PARTS.get(operator(node)), Tape()
+        parts, tape = _PARTS.get(operator(node)) if _is_whole(node) else None, Tape()
         result = None if parts is None else parts(node, tape, version)
         if result is not None:
             _replace(node, tape, result, names)
+
+
+def _is_whole(node: ir.Node) -> bool:
+    """Whether a node reads and makes what it should: no checker knows these operators."""
+    most = {"FusedConv": 4, "FusedGemm": 3}.get(node.op_type, 2)
+    return len(node.outputs) == 1 and 2 <= len(node.inputs) <= most and None not in node.inputs[:2]
 
 
 def _replace(node: ir.Node, tape: Tape, result: ir.Value, names: Names) -> None:

@@ -6,7 +6,9 @@ import pytest
 from small_graphs import ROOT, SHARED
 
 from benchmarks.fuzz import analysed, damaged
+from graph.analysis import analyse
 from graph.errors import LawError, ModelError
+from graph.model import load
 
 SAMPLES = sorted((ROOT / "sample_models").glob("*.onnx"))
 ZOO = sorted((SHARED / "zoo").glob("*.onnx"))
@@ -37,3 +39,13 @@ def test_damaged_samples(seed: int, tmp_path: Path, capfd: pytest.CaptureFixture
 def test_damaged_networks(seed: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for number, model in enumerate(ZOO):
         check_damage(model, ZOO[number - 1], 1000 * number + seed, tmp_path, capfd)
+
+
+def test_a_fault_of_the_program_is_one_sentence_with_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise KeyError("x\ny")
+
+    monkeypatch.setattr("graph.analysis.couple", fails)
+    with pytest.raises(ModelError, match=r"cannot be analysed \(KeyError: .*a fault of this program") as refused:
+        analyse(load(SAMPLES[0]))
+    assert isinstance(refused.value.__cause__, KeyError) and "\n" not in str(refused.value)

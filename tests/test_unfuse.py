@@ -14,6 +14,7 @@ from graph.runtime import run, session
 from graph.simplify import simplify
 from graph.standard import standardise
 from graph.trace import trace
+from graph.unfuse import unfuse
 
 CONV = "(float[N,3,5,5] x) => (float[N,4,5,5] y) <float[4,3,3,3] w, float[4] b, float lo = {-0.3}, float hi = {0.4}>"
 GEMM = "(float[N,3] x) => (float[N,4] y) <float[3,4] w, float[4] b>"
@@ -162,3 +163,11 @@ def optimised(model: ir.Model, folder: Path) -> ir.Model:
     options.log_severity_level = 3
     ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
     return ir.load(folder / "optimised.onnx")
+
+
+def test_a_node_with_an_output_too_many_is_left_alone() -> None:
+    model = build("(float[1,3,8,8] x) => (float[1,4,8,8] y) <float[4,3,1,1] w> { y = com.microsoft.FusedConv(x, w) }")
+    node = model.graph.node(0)
+    node.resize_outputs(2)
+    unfuse(model)
+    assert [node.op_type for node in model.graph] == ["FusedConv"]
