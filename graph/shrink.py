@@ -90,7 +90,7 @@ def _array(value: ir.Value) -> np.ndarray:
 
 
 def _replace(value: ir.Value, array: np.ndarray) -> None:
-    tensor = ir.tensor(np.ascontiguousarray(array), dtype=value.dtype, name=value.name)
+    tensor = ir.tensor(np.ascontiguousarray(array), name=value.name)  # a declared type may be a lie
     producer = value.producer()
     if producer is None:
         value.const_value = tensor
