@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graph.channels import Channels, Labels
+from graph.constants import add_initializer
 from graph.names import Names
 from graph.registry import MENDS, operator
 from graph.runtime import run_node
@@ -232,9 +233,4 @@ class Surgery:
         node.replace_input_with(index, new.outputs[0])
 
     def _initializer(self, name: str, array: np.ndarray) -> ir.Value:
-        tensor = ir.tensor(array, name=self._names.free(name))
-        value = ir.Value(
-            name=tensor.name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-        )
-        self.graph.register_initializer(value)
-        return value
+        return add_initializer(self.graph, self._names.free(name), array)
