@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from itertools import chain
 from pathlib import Path
 
 import onnx
@@ -38,7 +39,7 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
     with watched():
         if complaint := objection(proto):
             raise ModelError(f"{path} is not a valid ONNX model: {complaint}")
-        return _with_arrays(_checked(proto, path))
+        return _checked(proto, path)
 
 
 def save(model: ir.Model, path: str | os.PathLike[str], overwrite: bool = False) -> None:
@@ -107,7 +108,7 @@ def _checked(proto: onnx.ModelProto, path: Path) -> ir.Model:
     try:
         if _is_large(proto):
             onnx.checker.check_model(str(path))
-            return ir.from_proto(proto)
+            return _decoded(ir.from_proto(proto))
         try:
             onnx.checker.check_model(proto)
         except onnx.checker.ValidationError as error:
@@ -116,23 +117,30 @@ def _checked(proto: onnx.ModelProto, path: Path) -> ir.Model:
             model = ir.from_proto(proto)
             model.graph.sort()
             onnx.checker.check_model(ir.to_proto(model))
-            return model
-        return ir.from_proto(proto)
+            return _decoded(model)
+        return _decoded(ir.from_proto(proto))
     except Exception as error:  # onnx_ir wraps what it meets in exceptions of many kinds
         raise ModelError(f"{path} is not a valid ONNX model: {_line(error)}") from error
 
 
-def _with_arrays(model: ir.Model) -> ir.Model:
-    """Hold the initializers as arrays, in place: of a message each look at a weight would be a copy."""
+def _decoded(model: ir.Model) -> ir.Model:
+    """Hold initializers and constants as arrays, in place: of a message each look at a weight would be a copy."""
     for graph in model.graphs():
         for value in graph.initializers.values():
-            tensor = value.const_value
-            if isinstance(tensor, ir.TensorProtoTensor) and tensor.dtype != ir.DataType.STRING:
-                doc, notes = tensor.doc_string, tensor.metadata_props
-                value.const_value = ir.Tensor(
-                    tensor.numpy(), tensor.dtype, name=tensor.name, doc_string=doc, metadata_props=notes
-                )
+            value.const_value = _array(value.const_value)
+    for node in chain(model.graph.all_nodes(), *(each.all_nodes() for each in model.functions.values())):
+        for attribute in tuple(node.attributes.values()):
+            if attribute.type == ir.AttributeType.TENSOR and attribute.value is not None:
+                array = _array(attribute.as_tensor())
+                node.attributes.add(ir.Attr(attribute.name, attribute.type, array, doc_string=attribute.doc_string))
     return model
+
+
+def _array(tensor: ir.TensorProtocol | None) -> ir.TensorProtocol | None:
+    if not isinstance(tensor, ir.TensorProtoTensor) or tensor.dtype == ir.DataType.STRING:
+        return tensor
+    doc, notes = tensor.doc_string, tensor.metadata_props
+    return ir.Tensor(tensor.numpy(), tensor.dtype, name=tensor.name, doc_string=doc, metadata_props=notes)
 
 
 def _is_large(proto: onnx.ModelProto) -> bool:

@@ -15,11 +15,11 @@ from google.protobuf.message import Message  # type: ignore[import-untyped]  # p
 MOST_NODES = 1_000_000  # after the calls of functions have been replaced by their bodies
 _SHARED = 4  # how often, on average, the bytes of external data may be read: tied weights are stored once
 
-# types with a size of whole bytes, and text; of the others several elements share a byte
-_BYTES = {
-    kind.value: 1 if kind == ir.DataType.STRING else kind.itemsize
+# of the types below eight bits several elements share a byte
+_BITS = {
+    kind.value: 8 if kind == ir.DataType.STRING else kind.bitwidth
     for kind in ir.DataType
-    if kind == ir.DataType.STRING or (kind != ir.DataType.UNDEFINED and kind.bitwidth >= 8)
+    if kind != ir.DataType.UNDEFINED
 }
 _COMPLEX = (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128)
 _FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")  # not in raw bytes
@@ -82,11 +82,13 @@ def _undecodable(message: Message) -> str | None:
 
 def _misfit(tensor: onnx.TensorProto) -> str | None:
     """Object to more or fewer numbers than a tensor of this type and shape has; the checker lets some of it pass."""
-    if tensor.data_type not in _BYTES:
+    if tensor.data_type not in _BITS:
         return None  # for ONNX Runtime to say
-    elements = math.prod(tensor.dims)
+    elements, bits = math.prod(tensor.dims), _BITS[tensor.data_type]
     if tensor.HasField("raw_data"):
-        held, needed, what = len(tensor.raw_data), elements * int(_BYTES[tensor.data_type]), "bytes"
+        held, needed, what = len(tensor.raw_data), (elements * bits + 7) // 8, "bytes"
+    elif bits < 8:
+        return None  # several elements share a number, too, and how many depends on the type
     else:
         held, needed, what = sum(len(getattr(tensor, field)) for field in _FIELDS), elements, "numbers"
         needed *= 2 if tensor.data_type in _COMPLEX else 1

@@ -16,6 +16,7 @@ from small_graphs import build
 
 from compress.cli import main
 from graph import guard
+from graph.errors import ModelError
 from graph.model import load
 
 HEADER = '<ir_version: 8, opset_import: ["" : 17, "mine" : 1]> agraph'
@@ -231,6 +232,13 @@ def _numbers(count: int) -> Callable[[onnx.ModelProto], None]:
     return change
 
 
+def _constant(kind: ir.DataType, content: bytes) -> onnx.ModelProto:
+    tensor = onnx.TensorProto(data_type=kind, raw_data=content)
+    proto: onnx.ModelProto = ir.to_proto(build("(float[1,3] x) => (float[1,3] y) { c = Identity(x) y = Add(x, c) }"))
+    proto.graph.node[0].CopyFrom(helper.make_node("Constant", [], ["c"], value=tensor))
+    return proto
+
+
 def _bfloat16(model: onnx.ModelProto) -> None:
     model.graph.initializer[0].data_type = onnx.TensorProto.BFLOAT16
 
@@ -293,6 +301,13 @@ def test_broken_structure_is_refused(
     change(proto)
     (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
     refused(tmp_path / "m.onnx", capfd)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ir.DataType if kind.is_floating_point() or kind.is_integer()])
+def test_a_constant_of_the_wrong_size_is_refused(kind: ir.DataType, tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(_constant(kind, bytes(17)).SerializeToString())
+    with pytest.raises(ModelError, match=r"not a valid ONNX model: tensor .* holds 17 bytes and not"):
+        load(tmp_path / "m.onnx")
 
 
 def test_a_text_that_is_none_is_refused_wherever_it_is(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
