@@ -21,13 +21,13 @@ from calibrate.statistics import collect
 from compress import sensitivity
 from compress.compensate import compensate
 from compress.costs import CostModel, macs_model, params_model
+from compress.criteria.magnitude import magnitude
 from compress.curves import curves
 from compress.errors import OptionError
-from compress.magnitude import magnitude
 from compress.measure import samples_at_a_time
 from compress.progress import Progress, Timed, silent
 from compress.repair import Repair
-from compress.search import SEARCHES, Problem, least
+from compress.searches import SEARCHES, Problem, least
 from compress.targets import Target, Unreachable, parse_target
 from compress.widths import allowed_widths, display_names, matches, plan_of
 from graph.analysis import Analysis, analyse

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from compress.costs import CostModel, Extent, Term, Widths
-from compress.search import SEARCHES, Problem, lagrange, least, search, uniform
+from compress.searches import SEARCHES, Problem, lagrange, least, search, uniform
 
 SEEDS = range(20)
 

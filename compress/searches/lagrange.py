@@ -1,60 +1,21 @@
-"""How many channels per group: the searches, a table of small functions.
+"""The knapsack of widths by a Lagrange multiplier (METHOD §4).
 
-A search receives the loss of every group at every width, the cost of all widths together, and the widths
-allowed; it returns widths whose cost is within the budget, or the least it could reach.
-
-`lagrange` (METHOD §4) solves  min Σ_g loss_g(w_g)  s.t.  cost(w) ≤ budget  by a multiplier μ: each group in turn
-takes the width that minimises  loss_g(w) + μ·cost(w | widths of the others),  until nothing changes; μ is bisected.
-What is left of the budget is then spent on the channels that reduce the loss most per cost. As costs are products,
-where the sweeps end depends on where they start: they start from the widest and from the narrowest widths. A
-multiplier only finds widths on the convex hull of what is possible; uniform widths, filled up likewise, are the third
-candidate, and the one that loses least is taken.
+`lagrange` solves  min Σ_g loss_g(w_g)  s.t.  cost(w) ≤ budget  by a multiplier μ: each group in turn takes the width
+that minimises  loss_g(w) + μ·cost(w | widths of the others),  until nothing changes; μ is bisected. What is left of
+the budget is then spent on the channels that reduce the loss most per cost. As costs are products, where the sweeps
+end depends on where they start: they start from the widest and from the narrowest widths. A multiplier only finds
+widths on the convex hull of what is possible; uniform widths, filled up likewise, are the third candidate, and the
+one that loses least is taken.
 """
-
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
-from compress.costs import CostModel, Widths
+from compress.costs import Widths
+from compress.searches.problem import Problem, loss_of, search
+from compress.searches.uniform import uniform
 
 _SWEEPS = 50
 _BISECTIONS = 60
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What a search is given.
-
-    `losses[g][n]` is the loss of group g with n channels removed; `allowed[g]` its permitted widths, ascending;
-    the first is the least and the last the most.
-    """
-
-    losses: Mapping[str, np.ndarray]
-    allowed: Mapping[str, np.ndarray]
-    cost: CostModel
-    budget: float
-
-
-Search = Callable[[Problem], Widths]
-SEARCHES: dict[str, Search] = {}
-
-
-def search(name: str) -> Callable[[Search], Search]:
-    """Register a search under the name that the command line uses."""
-
-    def register(function: Search) -> Search:
-        if name in SEARCHES:
-            raise ValueError(f"the search {name!r} is registered twice")
-        SEARCHES[name] = function
-        return function
-
-    return register
-
-
-def least(problem: Problem) -> float:
-    """Return the smallest cost that the allowed widths reach."""
-    return problem.cost.total({name: int(widths[0]) for name, widths in problem.allowed.items()})
 
 
 @search("lagrange")
@@ -65,31 +26,7 @@ def lagrange(problem: Problem) -> Widths:
         return widest
     narrowest = {name: int(widths[0]) for name, widths in problem.allowed.items()}
     found = (_bisect(problem, widest), _bisect(problem, narrowest), uniform(problem))
-    return min((_fill(problem, widths) for widths in found), key=lambda widths: _loss(problem, widths))
-
-
-@search("uniform")
-def uniform(problem: Problem) -> Widths:
-    """Keep the same share of every group: the largest share whose cost is within the budget."""
-    low, high = 0.0, 1.0
-    for _ in range(40):
-        share = (low + high) / 2
-        if problem.cost.total(_share(problem, share)) <= problem.budget:
-            low = share
-        else:
-            high = share
-    return _share(problem, low)
-
-
-def _loss(problem: Problem, widths: Widths) -> float:
-    return sum(float(loss[len(loss) - 1 - widths[name]]) for name, loss in problem.losses.items())
-
-
-def _share(problem: Problem, share: float) -> Widths:
-    return {
-        name: int(widths[np.argmin(np.abs(widths - share * (len(problem.losses[name]) - 1)))])
-        for name, widths in problem.allowed.items()
-    }
+    return min((_fill(problem, widths) for widths in found), key=lambda widths: loss_of(problem, widths))
 
 
 def _bisect(problem: Problem, start: Widths) -> Widths:

@@ -1,0 +1,1 @@
+"""Which channels go first: a table of criteria, one file each."""
