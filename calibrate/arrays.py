@@ -13,6 +13,7 @@ import io
 import os
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -222,4 +223,5 @@ def _source_of_jpeg(arrays: Arrays, where: str, request: Request) -> Source:
 def _source_of_draws(draw: Draw, held: int, target: ImageInput, arrays: Arrays, where: str, request: Request) -> Source:
     labels = _labels(arrays, held, where)
     read, notes = batches(_taken(held, where, request), draw, target, request.preprocess)
-    return _source(lambda indices: {target.name: read(indices)}, held, labels, where, request, notes)
+    source = _source(lambda indices: {target.name: read(indices)}, held, labels, where, request, notes)
+    return replace(source, read_altered=lambda indices, alter: {target.name: read(indices, alter)})

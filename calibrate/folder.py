@@ -45,6 +45,7 @@ def open_folder(request: Request) -> Source:
         f"{len(paths)}{part} images of {root}",
         None if labels is None else labels[chosen],
         notes=notes,
+        read_altered=lambda indices, alter: {target.name: read(indices, alter)},
     )
 
 

@@ -6,16 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calibrate.sources import Source
+from calibrate.source import Source
 from graph.bridge import Step, TorchModel
 from graph.widen import widened_feeds
 
 Env = dict[str, Tensor]
-
-
-def chunked(indices: np.ndarray, size: int) -> list[np.ndarray]:
-    """Split sample indices into chunks of at most `size`."""
-    return [indices[start : start + size] for start in range(0, len(indices), size)]
 
 
 def feed(model: TorchModel, source: Source, indices: np.ndarray) -> Env:

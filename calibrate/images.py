@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 from PIL import Image
@@ -18,6 +18,17 @@ MEASURED_IMAGES = 64  # enough for a mean and a variance per channel
 
 Draw = Callable[[int], np.ndarray]
 """Returns the picture of a sample: uint8 height × width × channels."""
+
+Alter = Callable[[np.ndarray], np.ndarray]
+"""Returns another picture of the same size."""
+
+
+class Read(Protocol):
+    """Returns the model's input for sample indices; `alter` changes each picture before."""
+
+    def __call__(self, indices: np.ndarray, alter: Alter | None = None) -> np.ndarray:
+        """Return a batch in the model's layout and dtype."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -154,9 +165,7 @@ def settle(preprocess: Preprocess, target: ImageInput, count: int, draw: Draw) -
     return replace(preprocess, scale=1 / 255, mean=tuple(mean.tolist()), std=tuple(std.tolist())), (note,)
 
 
-def batches(
-    count: int, draw: Draw, target: ImageInput, preprocess: Preprocess
-) -> tuple[Callable[[np.ndarray], np.ndarray], tuple[str, ...]]:
+def batches(count: int, draw: Draw, target: ImageInput, preprocess: Preprocess) -> tuple[Read, tuple[str, ...]]:
     """Return a function from sample indices to the model's input, and sentences for the report.
 
     Pictures are drawn when asked for; as many as fit into `CACHE_BYTES` are kept for the next pass.
@@ -165,7 +174,7 @@ def batches(
     cached = lru_cache(maxsize=max(1, CACHE_BYTES // first.nbytes))(draw)
     settled, notes = settle(preprocess, target, count, cached)
 
-    def read(indices: np.ndarray) -> np.ndarray:
+    def read(indices: np.ndarray, alter: Alter | None = None) -> np.ndarray:
         images = [cached(int(index)) for index in indices]
         for index, image in zip(indices, images, strict=True):
             if image.shape != first.shape:
@@ -173,6 +182,8 @@ def batches(
                     f"sample {index} is a picture of {show(image.shape)}, the first one of {show(first.shape)}, and"
                     f" input {target.name} fixes no size: give --resize HEIGHTxWIDTH"
                 )
+        if alter is not None:
+            images = [alter(image) for image in images]
         empty = np.empty((0, *first.shape), np.uint8)
         return normalise(np.stack(images) if images else empty, target, settled)
 

@@ -44,9 +44,7 @@ class MatrixFactor:
     @classmethod
     def of(cls, xx: Tensor, ridge: float) -> Self:
         """Factorise xx (G, D, D)."""
-        diagonal = gram.diagonal(xx)
-        damping = (ridge * _mean(diagonal[:, :-1])).repeat(1, xx.shape[1])
-        damping[:, -1] = (diagonal[:, -1] == 0).to(xx.dtype)  # a consumer without a bias has a column of zeros there
+        damping = damping_of(xx, ridge)
         system = xx.clone()
         system.diagonal(dim1=1, dim2=2).add_(damping)
         return cls(cholesky(system, xx.shape[1], ridge), damping)
@@ -86,6 +84,14 @@ class RowsFactor:
         w = prior[:, :-1] + change
         bias = torch.where(self.has_bias, total / self.x.shape[1] - self.mean @ w, prior[:, -1:])
         return torch.cat([w, bias], dim=1)
+
+
+def damping_of(xx: Tensor, ridge: float) -> Tensor:
+    """Return what the ridge adds to the diagonal of xx (G, D, D), whose last column is the bias, as (G, D)."""
+    diagonal = gram.diagonal(xx)
+    damping = (ridge * _mean(diagonal[:, :-1])).repeat(1, xx.shape[1])
+    damping[:, -1] = (diagonal[:, -1] == 0).to(xx.dtype)  # a consumer without a bias has a column of zeros there
+    return damping
 
 
 def cholesky(system: Tensor, unknowns: int, ridge: float) -> Tensor:

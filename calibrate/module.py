@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,11 +56,9 @@ def _join(parts: list[np.ndarray], axis: int | None, key: str, name: str) -> np.
 
 
 def _batches(name: str) -> Iterator[object]:
-    module_name, function_name = name.split(":")
     try:
-        with _working_directory_on_path():
-            function = getattr(importlib.import_module(module_name), function_name)
-            batches = function()
+        with working_directory_on_path():
+            batches = imported(name)()
             if not isinstance(batches, Iterable):
                 raise DataError(f"{name}: it returned {type(batches).__name__}: give a generator of batches")
             yield from batches
@@ -69,8 +68,15 @@ def _batches(name: str) -> Iterator[object]:
         raise DataError(f"{name}: {type(error).__name__}: {error}") from error
 
 
+def imported(name: str) -> Any:
+    """Import module:function, a name that the user wrote; whatever goes wrong in the module is raised."""
+    module_name, function_name = name.split(":")
+    return getattr(importlib.import_module(module_name), function_name)
+
+
 @contextmanager
-def _working_directory_on_path() -> Iterator[None]:
+def working_directory_on_path() -> Iterator[None]:
+    """Let modules of the working directory be imported, as `python -m` would."""
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from calibrate.errors import DataError
-from calibrate.images import show
+from calibrate.images import Alter, show
 from calibrate.preprocess import Preprocess
 from graph.inputs import InputSpec
 
@@ -18,6 +18,7 @@ class Source:
 
     `labels`, where known, are int64 class indices by sample. `description` is a phrase for the report
     ("512 images of calibration/"); `notes` are sentences for it: what was assumed because it was not said.
+    `read_altered`, for samples that are pictures, changes each of them first.
     """
 
     count: int
@@ -26,6 +27,7 @@ class Source:
     labels: np.ndarray | None = None
     generated: bool = False
     notes: tuple[str, ...] = ()
+    read_altered: Callable[[np.ndarray, Alter], dict[str, np.ndarray]] | None = None
 
     def __len__(self) -> int:
         """Return how many samples there are."""
@@ -42,6 +44,10 @@ class Source:
         if outside.size:
             raise IndexError(f"sample {outside[0]} of a source with {self.count}")
         return self.read(wanted)
+
+    def altered(self, indices: np.ndarray, alter: Alter) -> dict[str, np.ndarray]:
+        """Return these samples with each picture changed first; as they are where they are no pictures."""
+        return self.batch(indices) if self.read_altered is None else self.read_altered(indices, alter)
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,11 @@ def opens(kind: str, accepts: Accepts) -> Callable[[Opener], Opener]:
         return opener
 
     return enter
+
+
+def chunked(indices: np.ndarray, size: int) -> list[np.ndarray]:
+    """Split sample indices into chunks of at most `size`."""
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
 
 
 def wanted_inputs(inputs: tuple[InputSpec, ...]) -> str:

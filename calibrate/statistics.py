@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from calibrate.consumer import Consumer
-from calibrate.forward import chunked, feed, walk
+from calibrate.forward import feed, walk
 from calibrate.moments import Moments
-from calibrate.sources import Source
+from calibrate.source import Source, chunked
 from graph.bridge import TorchModel
 
 ROWS_PER_UNKNOWN = 12

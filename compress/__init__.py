@@ -15,19 +15,23 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
-    from compress.api import Options, Result, prune
+    from compress.api import Result, prune
+    from compress.settings import Options
+    from compress.sweep import Sweep, sweep
     from compress.targets import Target, Unreachable, parse_target
 
 _HOMES = {
     "prune": "compress.api",
     "Result": "compress.api",
-    "Options": "compress.api",
+    "Options": "compress.settings",
+    "sweep": "compress.sweep",
+    "Sweep": "compress.sweep",
     "Target": "compress.targets",
     "Unreachable": "compress.targets",
     "parse_target": "compress.targets",
 }
 
-__all__ = ["Options", "Result", "Target", "Unreachable", "parse_target", "prune"]
+__all__ = ["Options", "Result", "Sweep", "Target", "Unreachable", "parse_target", "prune", "sweep"]
 
 
 def __getattr__(name: str) -> object:

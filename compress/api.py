@@ -1,36 +1,37 @@
 """The Python interface: `compress.prune(model, target, data, …) → Result`, the same job as the command line's."""
 
-import os
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
-import torch
 
-from compress.bench import Latency, bench, instabilities
-from compress.errors import OptionError
-from compress.measure import Comparison, compare, measure_size
+from compress.bench import Latency
+from compress.cut import Pruned
+from compress.figures import (
+    compared_with_original,
+    latencies,
+    measured_on,
+    sample,
+    samples_by_use,
+    used_for,
+)
+from compress.gate import Gate, fall
+from compress.measure import Comparison, in_figures, measure_size
 from compress.measurement import Measurement
-from compress.pipeline import Options, Pruned, metric_of, prune_model
+from compress.pipeline import Goal, prune_model
 from compress.progress import Progress, silent
 from compress.report import Asked, Report, Width
-from compress.targets import Target, parse_target
-from graph.errors import ModelError
+from compress.settings import Options
 from graph.interface import check_interface
-from graph.model import load, save
+from graph.model import save
 from graph.plan import Plan
 
-__all__ = ["LATENCY_SECONDS", "Options", "Result", "prune"]
+__all__ = ["Options", "Result", "prune"]
 
-LATENCY_SECONDS = 4.0
 _DEFAULTS = Options()
-
-_Timed = tuple[tuple[Latency | None, Latency | None], tuple[str, ...]]  # before and after; notes
-_NOT_TIMED: _Timed = ((None, None), ())
+_NOT_TIMED: tuple[tuple[Latency | None, ...], tuple[str, ...]] = (None, None), ()
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Result:
 
 def prune(
     model: str | Path | ir.Model,
-    target: Target | float | str = 0.5,
+    target: Goal = None,
     data: Any = None,
     options: Options = _DEFAULTS,
     *,
@@ -62,48 +63,81 @@ def prune(
 ) -> Result:
     """Prune an ONNX model to a target and measure what came of it.
 
-    `target` is a share of the MACs (0.5, "50%"), a count ("60M"), or a `Target`; `data` a folder of images, an
+    `target` is a share of the MACs (0.5, "50%"), a count ("60M"), a `Target` or several, which must all hold; without
+    one half of the MACs are left, or, with `options.max_drop`, as few as that allows. `data` is a folder of images, an
     .npz/.npy file, "module:function", arrays by input name, or None for generated images. `latency` False leaves the
-    timing out. Raises ModelError, DataError, TargetError, Unreachable or LawError, and OptionError for a device that is
-    not there, each with one sentence.
+    timing out. Raises ModelError, DataError, TargetError, Unreachable or LawError, and OptionError for an option that
+    cannot be used, each with one sentence.
     """
-    target = target if isinstance(target, Target) else parse_target("macs", target)
-    _check_device(options.device)
-    path = None if isinstance(model, ir.Model) else Path(model)
-    original = model if isinstance(model, ir.Model) else load(model)
-    pruned = prune_model(original, target, data, options, progress)
+    pruned = prune_model(model, target, data, options, progress)
+    examined = pruned.prepared.examined
+    original, path, held = examined.original, examined.path, examined.data
     check_interface(original, pruned.model)
     with progress("measure", 1), tempfile.TemporaryDirectory(prefix="compress-") as folder:
         files = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
         save(original, files[0])
         save(pruned.model, files[1])
-        one = pruned.data.few(1)
+        one = held.few(1)
         sizes = measure_size(original, path or files[0], one), measure_size(pruned.model, files[1], one)
-        compared, notes = _compared(original, pruned)
-        times, untimed = _latencies(files, _sample(pruned), threads, options.seed) if latency else _NOT_TIMED
-    widths = tuple(Width(group, *pair) for group, pair in pruned.widths.items())
-    reached = metric_of(pruned.count, target.metric)
-    limit = target.budget(metric_of(pruned.analysis.original, target.metric))
-    itself = None if compared.agreement is None else 1.0
+        compared, notes = compared_with_original(examined, pruned.model)
+        closed_form = _closed_form(pruned)
+        times, untimed = (
+            latencies(files, ("before", "after"), sample(held), threads, options.seed) if latency else _NOT_TIMED
+        )
+    before, after = in_figures(sizes, compared, times)
     report = Report(
         model=str(path) if path else original.graph.name or "model",
         output=None,
-        before=_measurement(sizes[0], times[0], itself, compared.top1_original),
-        after=_measurement(sizes[1], times[1], compared.agreement, compared.top1_other),
-        targets=(Asked(target.metric, limit, reached, reached <= limit),),
-        widths=widths,
+        before=before,
+        after=after,
+        targets=asked(pruned),
+        widths=tuple(Width(group, *pair) for group, pair in pruned.widths.items()),
         frozen=pruned.analysis.channels.frozen,
-        measured_on=_measured_on(pruned, compared),
-        notes=pruned.notes + notes + untimed + _slower(times[1]),
-        data=pruned.data.source.description,
-        samples=_samples(pruned),
+        measured_on=measured_on(held, compared),
+        used_for=used_for(held),
+        notes=pruned.notes + notes + untimed + _slower(times[1]) + _lucky(pruned.gate, compared),
+        data=held.source.description,
+        samples=samples_by_use(held),
         uncounted=pruned.count.uncounted,
+        criterion=options.criterion,
+        search=options.search,
+        compensation=options.compensation,
+        metric=None if examined.metric is None else examined.metric.name,
+        gate=pruned.gate,
+        refinement=pruned.refinement,
+        closed_form=closed_form,
         law=pruned.law,
         repairs=pruned.repairs,
         seed=options.seed,
         seconds=pruned.seconds,
     )
     return Result(pruned.model, pruned.plan, report)
+
+
+def asked(pruned: Pruned) -> tuple[Asked, ...]:
+    """Return the targets and what came of them."""
+    return tuple(
+        Asked(each.limit.metric, each.limit.limit, each.figure, each.figure <= each.limit.limit)
+        for each in pruned.reached
+    )
+
+
+def _closed_form(pruned: Pruned) -> Measurement | None:
+    """Return what the model was worth before it was refined."""
+    if pruned.closed_form is None:
+        return None
+    compared, _ = compared_with_original(pruned.prepared.examined, pruned.closed_form)
+    return in_figures((Measurement(), Measurement()), compared, (None, None))[1]
+
+
+def _lucky(gate: Gate | None, compared: Comparison) -> tuple[str, ...]:
+    """Say it where the report's samples see more of a drop than those that it was judged on."""
+    if gate is None or (lost := fall(compared)[1]) <= gate.max_drop + 1e-12:
+        return ()
+    return (
+        f"on the report's own {compared.samples} samples the drop is {lost:.4f}, more than {gate.max_drop:g}: several "
+        "models were tried, and one may pass by luck; more --samples judge it finer",
+    )
 
 
 def _slower(latency: Latency | None) -> tuple[str, ...]:
@@ -114,65 +148,3 @@ def _slower(latency: Latency | None) -> tuple[str, ...]:
         f"not faster on this machine: {latency.ratio.value:.2f} times the original's latency; ONNX Runtime's kernels "
         "want round widths: try --round-to 4, 8 or 16",
     )
-
-
-def _check_device(device: str) -> None:
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise OptionError(f"device {device}: torch {torch.__version__} finds no CUDA device here: take cpu")
-
-
-def _samples(pruned: Pruned) -> Mapping[str, int]:
-    return dict(zip(("fit", "search", "report"), map(len, pruned.data.parts), strict=True))
-
-
-def _indices(pruned: Pruned) -> np.ndarray:
-    """Return the samples that the report is on: those kept apart for it, or those of the fit where there are none."""
-    fit, _, report = pruned.data.parts
-    return report if len(report) else fit
-
-
-def _compared(original: ir.Model, pruned: Pruned) -> tuple[Comparison, tuple[str, ...]]:
-    """Compare both models; labels that are none of the classes cost top-1 and a note, not the result."""
-    try:
-        return compare(original, pruned.model, pruned.data.source, _indices(pruned), batch=pruned.data.batch), ()
-    except OptionError as error:
-        unlabelled = replace(pruned.data.source, labels=None)
-        compared = compare(original, pruned.model, unlabelled, _indices(pruned), batch=pruned.data.batch)
-        return compared, (f"top-1 was not measured: {error}",)
-
-
-def _sample(pruned: Pruned) -> Mapping[str, np.ndarray]:
-    """Return one real sample, or as many as the model insists on: it may not run on numbers that are made up."""
-    return pruned.data.source.batch(_indices(pruned)[: pruned.data.batch or 1])
-
-
-def _latencies(files: tuple[Path, Path], feeds: Mapping[str, np.ndarray], threads: int, seed: int) -> _Timed:
-    """Return the times of both files; where they cannot be had, Nones and a note, for the model is made by then."""
-    try:
-        before, after = bench(files, threads=threads, duration_s=LATENCY_SECONDS, feeds=feeds, seed=seed)
-        named = replace(before, model="before"), replace(after, model="after")
-        return named, instabilities(named)
-    except ModelError as error:
-        return (None, None), (f"latency was not measured: {str(error).replace(f'{files[0].parent}{os.sep}', '')}",)
-
-
-def _measured_on(pruned: Pruned, compared: Comparison) -> str:
-    generated, count = pruned.data.source.generated, compared.samples
-    kind = ("generated " if generated else "") + ("sample" if count == 1 else "samples")
-    apart = "kept apart from fit and search" if len(pruned.data.parts[2]) else "of the fit: nothing could be kept apart"
-    figures = "relative errors" if compared.agreement is None else "agreement"
-    figures += "" if compared.top1_other is None else " and top-1"
-    sentence = f"{figures} measured on {count} {kind} {apart}"
-    if compared.top1_other is not None:
-        sentence += "; where the data are training images, top-1 is higher than it would be on a test set"
-    errors = {output.name: output.relative_error for output in compared.outputs if output.relative_error is not None}
-    if compared.agreement is None and errors:
-        worst = max(errors, key=errors.__getitem__)
-        sentence += f"; the largest relative error of an output is {errors[worst]:.3f} ({worst})"
-    return sentence
-
-
-def _measurement(
-    size: Measurement, latency: Latency | None, agreement: float | None, top1: float | None
-) -> Measurement:
-    return replace(size, latency_ms=latency, agreement=agreement, top1=top1)

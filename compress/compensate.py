@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from calibrate.consumer import Consumer, find_consumers
-from calibrate.forward import Env, chunked, drop, feed
-from calibrate.sources import Source
+from calibrate.forward import Env, drop, feed
+from calibrate.source import Source, chunked
 from calibrate.statistics import rows_wanted
 from compress.frontier import Frontier
 from compress.repair import Activation, Repair, Rows, repair
+from compress.store import store
 from compress.tail import Tail, find_tail
 from graph.bridge import TorchModel
 from graph.channels import Channels
@@ -197,19 +198,10 @@ def _apply(stage: Stage, fit: Rows, held: Rows, pruned: TorchModel, model: ir.Mo
     w, record = repair(consumer.node, fit, held, activation, prior)
     if record.ridge is not None:
         new_weight, new_bias = consumer.tensors(w, weight)
-        _store(consumer.weight, new_weight, pruned, model)
+        store(consumer.weight, new_weight, pruned, model)
         if consumer.bias:
-            _store(consumer.bias, new_bias.reshape(pruned.parameters[consumer.bias].shape), pruned, model)
+            store(consumer.bias, new_bias.reshape(pruned.parameters[consumer.bias].shape), pruned, model)
     return record
-
-
-def _store(name: str, value: Tensor, pruned: TorchModel, model: ir.Model) -> None:
-    initializer = model.graph.initializers[name]
-    assert initializer.dtype is not None
-    array = value.cpu().numpy()
-    rounded = array.astype(initializer.dtype.numpy())  # a half in the model is a float32 in torch
-    initializer.const_value = ir.tensor(rounded, name=name)
-    pruned.set_parameter(name, rounded.astype(array.dtype))
 
 
 def _shared(model: ir.Model, consumers: Sequence[Consumer]) -> set[str]:

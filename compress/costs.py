@@ -8,9 +8,12 @@ where w_g is the width of group g and m how many entries of the axis each of its
 the same products without positions.
 """
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import zip_longest
 
 import numpy as np
 
@@ -46,6 +49,20 @@ class Term:
             result = result * extent.size(widths)
         return result
 
+    def polynomial(self, name: str, widths: Mapping[str, int]) -> list[float]:
+        """Return the coefficients, ascending, of the cost as a polynomial in the width of one group."""
+        result = [self.coefficient]
+        for extent in self.extents:
+            slope, fixed = extent.per_channel.get(name), extent.fixed
+            for other, m in extent.per_channel.items():
+                if other != name:
+                    fixed += m * widths[other]
+            if slope is None:
+                result = [fixed * a for a in result]
+            else:
+                result = [fixed * a + slope * b for a, b in zip([*result, 0.0], [0.0, *result], strict=True)]
+        return result
+
 
 @dataclass(frozen=True)
 class CostModel:
@@ -60,12 +77,39 @@ class CostModel:
 
     def of_group(self, name: str, candidates: np.ndarray, widths: Mapping[str, int]) -> np.ndarray:
         """Return the cost of everything that group `name` touches, at each candidate width, the others as given."""
-        tried: dict[str, int | np.ndarray] = {**widths, name: candidates}
-        total = np.zeros(len(candidates))
+        total: list[float] = []  # one polynomial in the group's width: an array per term would take most of a search
+        for term in self.touching.get(name, ()):
+            total = [a + b for a, b in zip_longest(total, term.polynomial(name, widths), fillvalue=0.0)]
+        result = np.zeros(len(candidates))
+        for factor in reversed(total):
+            result = result * candidates + factor
+        return result
+
+    @cached_property
+    def neighbours(self) -> Mapping[str, frozenset[str]]:
+        """The groups whose widths decide, with a group's own, what its channels cost."""
+        return {
+            name: frozenset(o for term in terms for extent in term.extents for o in extent.per_channel if o != name)
+            for name, terms in self.touching.items()
+        }
+
+    @cached_property
+    def touching(self) -> Mapping[str, Sequence[Term]]:
+        """The terms in which each group's width appears."""
+        found: dict[str, list[Term]] = {}
         for term in self.terms:
-            if any(name in extent.per_channel for extent in term.extents):
-                total = total + term.value(tried)
-        return total
+            for name in dict.fromkeys(name for extent in term.extents for name in extent.per_channel):
+                found.setdefault(name, []).append(term)
+        return found
+
+
+def weighted(models: Iterable[tuple[float, CostModel]]) -> CostModel:
+    """Return the sum of several cost models, each times its factor."""
+    constant, terms = 0.0, []
+    for factor, model in models:
+        constant += factor * model.constant
+        terms += [Term(factor * term.coefficient, term.extents) for term in model.terms]
+    return CostModel(constant, tuple(terms))
 
 
 def macs_model(channels: Channels, count: Count, shapes: Mapping[str, tuple[int, ...]]) -> CostModel:
@@ -82,8 +126,23 @@ def params_model(channels: Channels, count: Count, shapes: Mapping[str, tuple[in
     return CostModel(model.constant + count.params - sum(sizes.values()), model.terms)
 
 
+def bytes_model(
+    channels: Channels, shapes: Mapping[str, tuple[int, ...]], item_bytes: Mapping[str, float], whole: int
+) -> CostModel:
+    """Return the bytes of the file as a function of the widths.
+
+    `item_bytes` is what one number of each labelled weight takes as it is stored, `whole` the size of the file with
+    every channel in it. What is beside the numbers (names, scales, sizes) is taken as constant.
+    """
+    labelled = sorted({axis.weight for axis in channels.labels})
+    sizes = {weight: int(np.prod(shapes[weight])) for weight in labelled}
+    parts = [(weight, item_bytes[weight], item_bytes[weight] * sizes[weight]) for weight in labelled]
+    model = _model(parts, channels, shapes)
+    return CostModel(model.constant + whole - sum(total for _, _, total in parts), model.terms)
+
+
 def _model(
-    parts: Iterable[tuple[str | None, int, int]], channels: Channels, shapes: Mapping[str, tuple[int, ...]]
+    parts: Iterable[tuple[str | None, float, float]], channels: Channels, shapes: Mapping[str, tuple[int, ...]]
 ) -> CostModel:
     group_of = {label: group.name for group in channels.groups for label in group.channels}
     width = {group.name: len(group.channels) for group in channels.groups}
@@ -99,7 +158,8 @@ def _model(
                 held = Counter(group_of[i] for i in ids.tolist() if i in group_of)
                 extents.append(Extent(size - held.total(), {name: n / width[name] for name, n in sorted(held.items())}))
         if any(extent.per_channel for extent in extents):
-            terms.append(Term(positions, tuple(extents)))
+            whole = [extent.fixed for extent in extents if not extent.per_channel]  # known once and for all
+            terms.append(Term(positions * math.prod(whole), tuple(e for e in extents if e.per_channel)))
         else:
             constant += total
     return CostModel(constant, tuple(terms))

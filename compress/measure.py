@@ -11,23 +11,28 @@ The last two are of the output that holds class scores: one vector of 2 values o
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
-from calibrate.source import Source
+from calibrate.source import Source, chunked
 from compress.errors import OptionError
+from compress.file_size import file_bytes
 from compress.measurement import Measurement
+from compress.metric import Collected, Metric
 from graph.count import count
 from graph.errors import ModelError
-from graph.inputs import InputSpec, fixed_batch, input_specs, takes_several
+from graph.inputs import fixed_batch, input_specs
 from graph.model import load
 from graph.runtime import run, session
 from graph.standard import standardise
 from graph.trace import trace
+
+if TYPE_CHECKING:
+    from compress.bench import Latency
 
 BATCH = 32
 BATCH_BYTES = 2**25  # of the inputs that run at a time; activations take some ten times as much
@@ -49,8 +54,9 @@ class OutputError:
 class Comparison:
     """How far another model is from the original over `samples` samples.
 
-    `scores` names the output that was taken for class scores; without one, what follows it is None. The two
-    top-1 are known only with labels, the divergence only where all scores are finite.
+    `scores` names the output that was taken for class scores; without one, agreement, divergence and top-1 are None.
+    The two top-1 are known only with labels, the divergence only where all scores are finite; the metric is the
+    user's own.
     """
 
     samples: int
@@ -60,6 +66,8 @@ class Comparison:
     kl_divergence: float | None = None
     top1_original: float | None = None
     top1_other: float | None = None
+    metric_original: float | None = None
+    metric_other: float | None = None
 
 
 def measure_size(
@@ -74,25 +82,37 @@ def measure_size(
     return Measurement(counted.params, counted.macs, None if path is None else file_bytes(path))
 
 
-def file_bytes(path: Path) -> int:
-    """Return the size of a model file and of the files with external data that it names."""
-    proto = onnx.load(path, load_external_data=False)
-    external = {
-        entry.value
-        for tensor in proto.graph.initializer
-        if onnx.external_data_helper.uses_external_data(tensor)
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    return sum(file.stat().st_size for file in (path, *(path.parent / name for name in external)))
+def in_figures(
+    sizes: tuple[Measurement, Measurement], compared: Comparison, times: "Sequence[Latency | None]"
+) -> tuple[Measurement, Measurement]:
+    """Return the measurements of the original and of the pruned model, with all that was measured of their outputs."""
+    before, after = sizes
+    error, _ = largest_error(compared)
+    itself = None if compared.agreement is None else 1.0
+    return (
+        replace(
+            before,
+            latency_ms=times[0],
+            agreement=itself,
+            relative_error=None if error is None else 0.0,
+            top1=compared.top1_original,
+            metric=compared.metric_original,
+        ),
+        replace(
+            after,
+            latency_ms=times[1],
+            agreement=compared.agreement,
+            top1=compared.top1_other,
+            metric=compared.metric_other,
+            relative_error=error,
+        ),
+    )
 
 
-def samples_at_a_time(model: ir.Model, specs: Sequence[InputSpec], source: Source) -> int | None:
-    """Return how many samples the model takes at a time, None where that is free and found to work."""
-    stated = fixed_batch(specs)
-    if stated is not None or len(source) < 2 or takes_several(model, source.batch(np.arange(2))):
-        return stated
-    return 1
+def largest_error(compared: Comparison) -> tuple[float | None, str]:
+    """Return the largest relative error of an output, and which output that is."""
+    errors = [(each.relative_error, each.name) for each in compared.outputs if each.relative_error is not None]
+    return max(errors, default=(None, ""), key=lambda entry: entry[0] or 0.0)
 
 
 class Runner:
@@ -122,12 +142,6 @@ def _without_filling(value: np.ndarray, samples: int, fixed: int | None) -> np.n
     return value[:samples] if fixed is not None and value.ndim and len(value) == fixed else value
 
 
-def batches(indices: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Cut the indices into runs of `size`; the last may be shorter."""
-    for start in range(0, len(indices), size):
-        yield indices[start : start + size]
-
-
 def compare(
     original: ir.Model | Path,
     other: ir.Model | Path,
@@ -135,13 +149,15 @@ def compare(
     indices: np.ndarray | None = None,
     *,
     scores: str | None = None,
+    metric: Metric | None = None,
     threads: int = 0,
     batch: int | None = None,
 ) -> Comparison:
     """Run both models over the samples (all of them by default) and compare their outputs, which must match by name.
 
     `scores` names the output with the class scores; by default it is the only one with a vector per sample,
-    and there is none where several have. `batch` samples run at a time, by default as many as seem reasonable.
+    and there is none where several have. `batch` samples run at a time, by default as
+    many as seem reasonable; `metric` sees the outputs of all samples at once.
     Raises ModelError for models with different outputs, OptionError for `scores` that no output has or that are
     none, and for labels that are not among the classes.
     """
@@ -155,12 +171,19 @@ def compare(
     if not len(chosen):
         raise OptionError("no samples to compare on")
     sums = _Sums({name: _Difference() for name in first.outputs})
-    for rows in batches(chosen, math.lcm(first.batch, second.batch)):  # whole batches of both
+    collected = None if metric is None else Collected(metric, len(chosen))
+    for rows in chunked(chosen, math.lcm(first.batch, second.batch)):  # whole batches of both
         a, b = _run(first, source, rows), _run(second, source, rows)
         if sums.samples == 0:
             sums.scores = _score_output(a, len(rows), scores)
         sums.add(a, b, rows, source.labels)
-    return sums.comparison(source.labels is not None)
+        if collected is not None:
+            collected.add(b, a)
+    compared = sums.comparison(source.labels is not None)
+    if collected is None:
+        return compared
+    original_worth, other_worth = collected.worth(None if source.labels is None else source.labels[chosen])
+    return replace(compared, metric_original=original_worth, metric_other=other_worth)
 
 
 def _batch_size(source: Source) -> int:
@@ -170,7 +193,7 @@ def _batch_size(source: Source) -> int:
 
 
 def _run(runner: Runner, source: Source, rows: np.ndarray) -> Outputs:
-    parts = [runner(source, part) for part in batches(rows, runner.batch)]
+    parts = [runner(source, part) for part in chunked(rows, runner.batch)]
     return (
         parts[0]
         if len(parts) == 1
@@ -317,7 +340,7 @@ def top1(
         return None
     runner = Runner(model, threads=threads)
     chosen, right = np.arange(len(source)) if indices is None else indices, 0
-    for rows in batches(chosen, runner.batch):
+    for rows in chunked(chosen, runner.batch):
         outputs = runner(source, rows)
         name = _score_output(outputs, len(rows), scores)
         if name is None:

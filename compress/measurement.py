@@ -9,7 +9,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One model in figures; None is what was not measured. `agreement` is with the original model."""
+    """One model in figures; None is what was not measured.
+
+    `agreement` is with the original model, `metric` the user's own; `relative_error` is of the output on which it is
+    largest.
+    """
 
     params: int | None = None
     macs: int | None = None
@@ -17,3 +21,5 @@ class Measurement:
     latency_ms: "Latency | None" = None
     agreement: float | None = None
     top1: float | None = None
+    metric: float | None = None
+    relative_error: float | None = None

@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
@@ -15,13 +15,15 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from calibrate.preprocess import Preprocess
-    from calibrate.source import Source
+    from compress.data import Samples
+    from compress.settings import Options
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
-def _writable(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
+def writable(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
     """Find before the work what would lose its result after it."""
     if path is not None and not os.access(path.parent, os.W_OK | os.X_OK):
         raise click.BadParameter(f"{path.parent} is no folder that can be written to")
@@ -35,6 +37,23 @@ def check_apart(json_path: Path | None, *others: str | os.PathLike[str] | None) 
             raise OptionError(f"--json {json_path} would replace {other}: give the report another name")
 
 
+def check_output(model: Path, output: Path, force: bool, *data: str | os.PathLike[str] | None) -> None:
+    """Find before the work what would lose its result after it."""
+    if output.exists() and model.exists() and output.samefile(model):
+        raise OptionError(f"{output} is the model itself, which is never overwritten: give another --output")
+    if output.is_dir():
+        raise OptionError(f"{output} is a folder: give the name of a file as --output")
+    if output.exists() and not force:
+        raise OptionError(f"{output} exists: give another --output, or --force to overwrite it")
+    if not output.parent.is_dir():
+        raise OptionError(f"{output.parent} is not a folder: create it, or give another --output")
+    if not os.access(output.parent, os.W_OK):
+        raise OptionError(f"{output.parent} cannot be written to: give another --output")
+    for given in data:
+        if given is not None and same_file(output, Path(given)):
+            raise OptionError(f"{output} is what the data are read from: give another --output")
+
+
 def same_file(first: Path, second: Path) -> bool:
     """Say whether two paths lead to one file, by links too, whether it exists or not."""
     if first.exists() and second.exists():
@@ -46,7 +65,7 @@ json_option = click.option(
     "--json",
     "json_path",
     type=click.Path(path_type=Path, dir_okay=False),
-    callback=_writable,
+    callback=writable,
     metavar="FILE",
     help="Write everything as JSON.",
 )
@@ -109,19 +128,18 @@ class DataOptions:
             bgr=self.bgr,
         )
 
-    def open(self, model: "ir.Model", shapes: Mapping[str, Sequence[int]], seed: int) -> "Source":
-        """Open the source for a model; without `--data` it is generated. Raises DataError or ModelError."""
-        from calibrate.sources import open_source
-        from graph.inputs import input_specs, settle
+    def open(self, model: "ir.Model", shapes: Mapping[str, Sequence[int]], seed: int) -> "Samples":
+        """Open the samples for a model; without `--data` they are generated. Raises DataError or ModelError."""
+        from compress.data import open_samples
 
-        specs = input_specs(model, shapes)
-        return open_source(
+        return open_samples(
+            model,
             self.data,
-            settle(model, specs) if self.data is None else specs,
             self.preprocessing(),
             samples=self.samples,
-            seed=seed,
             labels_file=self.labels,
+            shapes=shapes,
+            seed=seed,
         )
 
 
@@ -148,16 +166,110 @@ _DATA = (
 )
 
 
+CRITERIA = ("cap", "cap-forward", "magnitude-l1", "magnitude-l2", "random", "relevance")
+SEARCHES = ("lagrange", "evolve", "bisect", "uniform")
+
+metric_option = click.option(
+    "--metric", metavar="MODULE:FUNCTION", help="Your own measure (outputs, references, labels) -> number, imported."
+)
+
+
+@dataclass(frozen=True)
+class HowOptions:
+    """What the user typed about how to prune."""
+
+    criterion: str = "cap"
+    search: str = "lagrange"
+    jobs: int = 1
+    refine: int = 0
+    metric: str | None = None
+    exclude: tuple[str, ...] = ()
+    ratios: tuple[str, ...] = ()
+    round_to: int = 1
+    keep_batchnorm: bool = False
+    device: str = "cpu"
+
+    def settings(self, data: DataOptions, shapes: Mapping[str, Sequence[int]], seed: int) -> "Options":
+        """Return all options together, as Python takes them. Raises DataError or OptionError."""
+        limits = dict(map(_ratio, self.ratios))
+        from compress.settings import Options
+
+        return Options(
+            preprocess=data.preprocessing(),
+            samples=data.samples,
+            labels_file=data.labels,
+            shapes=shapes,
+            keep_batchnorm=self.keep_batchnorm,
+            metric=self.metric,
+            criterion=self.criterion,
+            search=self.search,
+            refine=self.refine,
+            exclude=self.exclude,
+            max_width_ratio=limits,
+            round_to=self.round_to,
+            jobs=self.jobs,
+            seed=seed,
+            device=self.device,
+        )
+
+
+def _ratio(text: str) -> tuple[str, float]:
+    pattern, _, share = text.rpartition("=")
+    try:
+        ratio = float(share)
+    except ValueError:
+        ratio = -1.0
+    if not pattern or not 0 < ratio <= 1:
+        raise OptionError(f"--max-width-ratio {text!r}: give PATTERN=SHARE with a share above 0 and at most 1")
+    return pattern, ratio
+
+
+_HOW = (
+    click.option("--criterion", type=click.Choice(CRITERIA), default="cap", show_default=True, help="Ranks channels."),
+    click.option("--search", type=click.Choice(SEARCHES), default="lagrange", show_default=True, help="Finds widths."),
+    click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes of --search evolve."),
+    click.option(
+        "--refine", type=click.IntRange(0), default=0, metavar="N", help="Steps of feature matching after the fit."
+    ),
+    metric_option,
+    click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave layers with such names whole. Repeatable."),
+    click.option(
+        "--max-width-ratio",
+        "ratios",
+        multiple=True,
+        metavar="PATTERN=SHARE",
+        help="Keep at most this share of the channels of layers with such names. Repeatable.",
+    ),
+    click.option(
+        "--round-to", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Widths: multiples of N."
+    ),
+    click.option("--keep-batchnorm", is_flag=True, help="Do not fold BatchNormalization into convolutions."),
+    click.option(
+        "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where torch computes."
+    ),
+)
+
+
 def data_options(command: Callable[Concatenate[DataOptions, P], R]) -> Callable[P, R]:
     """Give a command the options on data; it receives them as its first argument, a DataOptions."""
-    names = tuple(DataOptions.__dataclass_fields__)
+    return _gathered(command, DataOptions, _DATA)
+
+
+def how_options(command: Callable[Concatenate[HowOptions, P], R]) -> Callable[P, R]:
+    """Give a command the options on how to prune; it receives them as its first argument, a HowOptions."""
+    return _gathered(command, HowOptions, _HOW)
+
+
+def _gathered(
+    command: Callable[Concatenate[T, P], R], kind: type[T], options: Sequence[Callable[[Any], Any]]
+) -> Callable[P, R]:
+    names = tuple(field.name for field in fields(kind))  # type: ignore[arg-type]  # kind is a dataclass
 
     @wraps(command)
     def gathered(*args: P.args, **kwargs: P.kwargs) -> R:
-        chosen = DataOptions(**{name: kwargs.pop(name) for name in names})  # type: ignore[arg-type]  # click's types
-        return command(chosen, *args, **kwargs)
+        return command(kind(**{name: kwargs.pop(name) for name in names}), *args, **kwargs)
 
     wrapped: Callable[P, R] = gathered
-    for option in reversed(_DATA):
+    for option in reversed(options):
         wrapped = option(wrapped)
     return wrapped

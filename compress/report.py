@@ -25,6 +25,8 @@ from compress.measurement import Measurement
 from graph.channels import Frozen
 
 if TYPE_CHECKING:
+    from compress.gate import Candidate, Gate
+    from compress.refine import Refinement
     from compress.repair import Repair
     from graph.law import LawReport
 
@@ -57,9 +59,11 @@ class Asked:
 class Report:
     """Everything that is said about a run; `notes` are whole sentences.
 
-    `measured_on` says what agreement, errors and top-1 were measured on, `samples` how many served for the fit, the
-    search and the report (disjoint sets), `uncounted` how many nodes of which operator are not in the MACs, `repairs`
-    what compensation did at each consumer, `seconds` the time by stage.
+    `measured_on` says what agreement, errors and top-1 were measured on, `used_for` and `samples` how many served for
+    the fit, the search, the gate and the report (disjoint sets). `gate` says how a drop was judged and which candidates
+    were tried, `refinement` what gradient descent brought, `closed_form` has the figures before it, `metric` is the
+    name of the user's own. `uncounted` says how many nodes of which operator are not in the MACs, `repairs` what
+    compensation did at each consumer, `seconds` the time by stage.
     """
 
     model: str
@@ -70,10 +74,18 @@ class Report:
     widths: tuple[Width, ...] = ()
     frozen: tuple[Frozen, ...] = ()
     measured_on: str = ""
+    used_for: str = ""
     notes: tuple[str, ...] = ()
     data: str = ""
     samples: Mapping[str, int] = field(default_factory=dict)
     uncounted: Mapping[str, int] = field(default_factory=dict)
+    criterion: str = "cap"
+    search: str = "lagrange"
+    compensation: str = "asymmetric"
+    metric: str | None = None
+    gate: "Gate | None" = None
+    refinement: "Refinement | None" = None
+    closed_form: Measurement | None = None
     law: "LawReport | None" = None
     repairs: "tuple[Repair, ...]" = ()
     seed: int = 0
@@ -102,21 +114,33 @@ def _milliseconds(measurement: Measurement) -> float | None:
     return None if measurement.latency_ms is None else measurement.latency_ms.p50_ms
 
 
+def _ratio(old: float, new: float) -> str:
+    return f"× {new / old:.3f}" if old else ""
+
+
+def _points(old: float, new: float) -> str:
+    return f"{100 * (new - old):+.1f} points"
+
+
 @dataclass(frozen=True)
 class _Row:
     title: str
     value: Callable[[Measurement], float | None]
     written: Callable[[float], str]
-    as_ratio: bool
+    change: Callable[[float, float], str]
 
 
+_OUTPUT_ROWS = (
+    _Row("top-1", lambda m: m.top1, percent, _points),
+    _Row("agreement with the original", lambda m: m.agreement, percent, _points),
+    _Row("metric", lambda m: m.metric, lambda v: f"{v:.4g}", lambda old, new: f"{new - old:+.4g}"),
+)
 _ROWS = (
-    _Row("MACs", lambda m: m.macs, quantity, True),
-    _Row("parameters", lambda m: m.params, quantity, True),
-    _Row("file", lambda m: m.file_bytes, lambda v: f"{quantity(v)}B", True),
-    _Row("latency p50", _milliseconds, lambda v: f"{v:.3g} ms", True),
-    _Row("top-1", lambda m: m.top1, percent, False),
-    _Row("agreement with the original", lambda m: m.agreement, percent, False),
+    _Row("MACs", lambda m: m.macs, quantity, _ratio),
+    _Row("parameters", lambda m: m.params, quantity, _ratio),
+    _Row("file", lambda m: m.file_bytes, lambda v: f"{quantity(v)}B", _ratio),
+    _Row("latency p50", _milliseconds, lambda v: f"{v:.3g} ms", _ratio),
+    *_OUTPUT_ROWS,
 )
 
 
@@ -135,11 +159,7 @@ def _written(row: _Row, value: float | None) -> str:
 
 
 def _change(row: _Row, old: float | None, new: float | None) -> str:
-    if old is None or new is None:
-        return ""
-    if row.as_ratio:
-        return f"× {new / old:.3f}" if old else ""
-    return f"{100 * (new - old):+.1f} points"
+    return "" if old is None or new is None else row.change(old, new)
 
 
 def width_table(widths: Sequence[Width]) -> Table:
@@ -149,6 +169,15 @@ def width_table(widths: Sequence[Width]) -> Table:
         if width.after < width.before:
             share = percent(width.after / width.before)
             shown.add_row(Text(printable(width.group)), str(width.before), str(width.after), share)
+    return shown
+
+
+def candidate_table(candidates: "Sequence[Candidate]") -> Table:
+    """Return the table of the models that were tried for a drop."""
+    shown = table("candidate", "MACs left", "drop", "")
+    for number, candidate in enumerate(candidates, 1):
+        verdict = "passed" if candidate.passed else "failed"
+        shown.add_row(str(number), percent(candidate.macs), f"{candidate.drop:.4f}", verdict)
     return shown
 
 
@@ -177,12 +206,29 @@ def print_report(report: Report, to: Console) -> None:
     to.print(measurement_table(report.before, report.after))
     if report.measured_on:
         to.print(Text(printable(report.measured_on)))
+    if report.used_for:
+        to.print(Text(report.used_for))
+    if report.gate is not None:
+        to.print(Text(report.gate.sentence()))
+        to.print(candidate_table(report.gate.candidates))
+    if report.refinement is not None:
+        to.print(Text(_refined(report.refinement, report.closed_form)))
     for target in report.targets:
         to.print(Text(_sentence(target)))
     if any(width.after < width.before for width in report.widths):
         to.print(width_table(report.widths))
     if report.frozen:
         to.print(Text("not pruned: " + "; ".join(_reasons(report.frozen))))
+
+
+def _refined(refinement: "Refinement", closed_form: Measurement | None) -> str:
+    said = f"refined: {refinement.steps} steps, of which the state after {refinement.best} was kept; outputs "
+    said += f"{refinement.before:.4g} apart before, {refinement.after:.4g} after, on the samples of the search"
+    if closed_form is None:
+        return said
+    rows = ((row, row.value(closed_form)) for row in _OUTPUT_ROWS)
+    figures = [f"{row.title} {row.written(value)}" for row, value in rows if value is not None]
+    return f"{said}; before it: {', '.join(figures)}" if figures else said
 
 
 def _sentence(target: Asked) -> str:
@@ -232,12 +278,17 @@ def plain_values(value: object) -> JsonValue:
 
 
 def write_json(data: Mapping[str, JsonValue], path: Path) -> None:
-    """Write JSON to a temporary file beside `path` and rename it. Raises OptionError where that is not possible."""
+    """Write JSON in one piece. Raises OptionError where that is not possible."""
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_file(text.encode("utf-8"), path)
+
+
+def write_file(content: bytes, path: Path) -> None:
+    """Write a temporary file beside `path` and rename it. Raises OptionError where that is not possible."""
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             written = Path(folder) / path.name
-            written.write_text(text, encoding="utf-8")
+            written.write_bytes(content)
             os.replace(written, path)
     except OSError as error:
         raise OptionError(f"{path} cannot be written: {error.strerror or error}") from error

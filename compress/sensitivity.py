@@ -7,7 +7,7 @@ measured widths the group's own curve tells the shape:
     loss(n) = exp( interpolation of log divergence over log error(n) )
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,10 +16,10 @@ from torch import Tensor
 from calibrate import gram
 from calibrate.consumer import Consumer
 from calibrate.eliminate import Curve
-from calibrate.forward import Env, chunked, drop, feed, last_uses
+from calibrate.forward import Env, drop, feed, last_uses
 from calibrate.least_squares import Factor, SingularSystem
 from calibrate.moments import Moments
-from calibrate.sources import Source
+from calibrate.source import Source, chunked
 from compress.divergence import divergence, energies
 from graph.bridge import TorchModel
 from graph.channels import Axis, ChannelGroup, Channels, Site
@@ -75,7 +75,7 @@ def measure(
     with torch.inference_mode():
         starts = [feed(model, source, part) for part in chunked(indices, chunk)]
         references = [finish(dict(env), 0) for env in starts]
-        energy = energies([_join(parts) for parts in zip(*references, strict=True)])
+        energy = energies([join(parts) for parts in zip(*references, strict=True)])
         result: dict[str, dict[int, float]] = {}
         done = 0
         for group in ordered:
@@ -92,7 +92,7 @@ def measure(
                 if removed <= 0 or removed in found:
                     continue
                 gone = {group.channels[i] for i in curve.order[:removed]}
-                changed = _weights(touched[group.name], gone, channels, consumers, moments, model)
+                changed = weights_without(touched[group.name], gone, channels, consumers, moments, model)
                 values = [
                     divergence(reference, finish({**env, **changed}, done), energy)
                     for env, reference in zip(starts, references, strict=True)
@@ -122,23 +122,28 @@ def losses(curve: Curve, measured: Mapping[int, float]) -> np.ndarray:
     return loss
 
 
-def _weights(
+def weights_without(
     sites: Sequence[Site],
-    gone: set[int],
+    gone: Collection[int],
     channels: Channels,
     consumers: Mapping[str, Consumer],
     moments: Mapping[str, Moments],
     model: TorchModel,
 ) -> dict[str, Tensor]:
-    """Return the changed parameters of a group's consumers: compensated where there are statistics, else zeroed."""
+    """Return the changed parameters of the sites without the labels `gone`, of one group or of many.
+
+    Consumers are compensated where there are statistics, else their weights of these channels are 0.
+    """
     changed: dict[str, Tensor] = {}
     for site in sites:
         axis, node = site.axis, site.node
         entries = np.isin(channels.labels[axis], list(gone))
+        if not entries.any():
+            continue
         consumer = consumers.get(node)
         if consumer is not None and node in moments and axis == Axis(consumer.weight, consumer.input_axis):
             weight = changed.get(consumer.weight, model.parameters[consumer.weight])
-            bias = model.parameters[consumer.bias] if consumer.bias else None
+            bias = changed.get(consumer.bias, model.parameters[consumer.bias]) if consumer.bias else None
             columns = torch.as_tensor(consumer.columns(np.flatnonzero(entries)), device=weight.device)
             w = compensated(consumer.matrix(weight, bias), moments[node].xx, columns)
             changed[consumer.weight], new_bias = consumer.tensors(w, weight)
@@ -151,6 +156,6 @@ def _weights(
     return changed
 
 
-def _join(parts: Sequence[Tensor]) -> Tensor:
+def join(parts: Sequence[Tensor]) -> Tensor:
     """Put the outputs of all chunks together; an output without a sample axis has one entry per chunk."""
     return torch.cat([part.reshape(1) if part.dim() == 0 else part for part in parts])

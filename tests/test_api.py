@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_graphs import build
 
-from compress import api
+from compress import figures
 from compress.api import Options, Result, prune
 from compress.errors import OptionError
 from graph.errors import ModelError
@@ -22,7 +22,7 @@ FREE = """(float[N,3,H,W] x) => (float[N,4,1,1] y) <float[8,3,3,3] v, float[4,8,
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure latency hardly at all."""
-    monkeypatch.setattr(api, "LATENCY_SECONDS", 0.02)
+    monkeypatch.setattr(figures, "LATENCY_SECONDS", 0.01)
 
 
 def images(count: int = 16, channels: int = 3) -> np.ndarray:
@@ -43,7 +43,7 @@ def test_the_result_is_not_lost_where_it_cannot_be_timed(monkeypatch: pytest.Mon
     def fail(files: tuple[Path, ...], **_: object) -> None:
         raise ModelError(f"{files[0]}: ONNX Runtime cannot run it: no kernel")
 
-    monkeypatch.setattr(api, "bench", fail)
+    monkeypatch.setattr(figures, "bench", fail)
     report = pruned().report
     assert report.before.latency_ms is None and report.after.latency_ms is None
     assert report.notes[-1] == "latency was not measured: before.onnx: ONNX Runtime cannot run it: no kernel"

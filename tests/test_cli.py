@@ -13,10 +13,14 @@ import onnx
 import pytest
 
 from compress import cli
+from compress import options as command_line
 from compress.cli import compress, main
+from compress.criteria import CRITERIA
 from compress.errors import OptionError
 from compress.exit_codes import EXIT_CODES
-from compress.options import DataOptions, data_options
+from compress.options import DataOptions, HowOptions, data_options
+from compress.searches import SEARCHES
+from compress.settings import Options
 from graph.errors import LawError, ModelError
 
 SAMPLES = Path(__file__).parents[1] / "sample_models"
@@ -229,3 +233,13 @@ def test_wrong_data_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
     np.savez(file, images=np.zeros((4, 5), np.float32))
     assert main(["compare", MOBILE, MOBILE, "--data", str(file)]) == 2
     assert "input" in one_line(capsys)
+
+
+def test_the_choices_are_those_of_the_tables() -> None:
+    """They are written out on the command line, whose --help must not import torch."""
+    assert set(command_line.SEARCHES) == SEARCHES.keys()
+    assert set(command_line.CRITERIA) == CRITERIA.keys()
+
+
+def test_the_command_line_has_the_defaults_of_python() -> None:
+    assert HowOptions().settings(DataOptions(), {}, 0) == Options(shapes={}, max_width_ratio={})

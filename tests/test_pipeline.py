@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +11,21 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from small_graphs import build
+from test_stored import behind
 
 import compress
 from calibrate.errors import DataError
 from calibrate.preprocess import PRESETS
+from compress import goal
 from compress.api import Options, Result, prune
+from compress.costs import weighted
 from compress.errors import OptionError
 from compress.targets import Target, Unreachable
 from graph.analysis import analyse
 from graph.count import count
 from graph.errors import ModelError
 from graph.law import check_law
-from graph.model import load
+from graph.model import load, save
 from graph.plan import Plan
 from graph.shrink import shrink
 from graph.trace import trace
@@ -140,7 +144,7 @@ def test_the_model_that_came_in_is_not_changed(tmp_path: Path) -> None:
 
 def test_compensation_is_what_keeps_the_accuracy(halved: dict[str, Result]) -> None:
     images, labels = digits()
-    plain = job("residual", compensation=False)
+    plain = job("residual", compensation="none")
     accuracy = [(scores(r.model, images).argmax(1) == labels).mean() for r in (plain, halved["residual"])]
     assert accuracy[1] > accuracy[0] + 0.02
     assert plain.report.repairs == () and len(halved["residual"].report.repairs) > 10
@@ -150,6 +154,80 @@ def test_parameters_are_a_target_too() -> None:
     result = job("mobile", Target("params", 0.5, True))
     assert 0.4 < result.report.after.params / result.report.before.params <= 0.5  # type: ignore[operator]  # measured
     assert result.report.targets[0].metric == "params" and result.report.targets[0].met
+
+
+def several(*targets: tuple[str, float]) -> tuple[Target, ...]:
+    return tuple(Target(metric, limit, limit <= 1) for metric, limit in targets)
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        several(("macs", 0.6), ("params", 0.3)),
+        several(("macs", 0.3), ("bytes", 0.6)),
+        several(("bytes", 60_000), ("params", 0.9), ("macs", 1.0)),
+    ],
+)
+def test_several_targets_all_hold(targets: tuple[Target, ...]) -> None:
+    report = job("mobile", targets, samples=16, search="uniform", compensation="none").report
+    whole = {"macs": report.before.macs, "params": report.before.params, "bytes": report.before.file_bytes}
+    reached = {"macs": report.after.macs, "params": report.after.params, "bytes": report.after.file_bytes}
+    assert [asked.metric for asked in report.targets] == [target.metric for target in targets]
+    for asked, target in zip(report.targets, targets, strict=True):
+        assert asked.met and asked.reached == reached[asked.metric]
+        assert asked.limit == target.budget(whole[asked.metric] or 0) >= asked.reached
+    assert max(asked.reached / asked.limit for asked in report.targets) > 0.9  # one of them binds
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16", "int8"])
+def test_a_target_in_bytes_is_met_by_the_file(kind: str, tmp_path: Path) -> None:
+    """Weights count as they are stored: behind a Cast, or a DequantizeLinear, they take fewer bytes than floats."""
+    model = load(path("mobile")) if kind == "float32" else behind(load(path("mobile")), np.dtype(kind))
+    save(model, tmp_path / "model.onnx")
+    limit = 0.5 * (tmp_path / "model.onnx").stat().st_size
+    options = Options(samples=8, search="uniform", compensation="none")
+    result = prune(tmp_path / "model.onnx", Target("bytes", 0.5, True), CALIBRATION, options, latency=False)
+    result.save(tmp_path / "small.onnx")
+    written = (tmp_path / "small.onnx").stat().st_size
+    assert written == result.report.targets[0].reached == result.report.after.file_bytes
+    assert 0.9 * limit < written <= limit
+
+
+def test_a_budget_is_tightened_where_costs_were_too_low(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Costs are estimates, and the graph that comes out is what counts."""
+    original = goal.macs_model
+    monkeypatch.setattr(goal, "macs_model", lambda *arguments: weighted([(0.8, original(*arguments))]))
+    (asked,) = job("mobile", 0.5, samples=8, search="uniform", compensation="none").report.targets
+    assert asked.met and asked.reached > 0.8 * asked.limit
+
+
+def test_each_target_out_of_reach_is_named() -> None:
+    targets = several(("macs", 0.5), ("params", 0.001), ("bytes", 500))
+    with pytest.raises(Unreachable) as caught:
+        job("mobile", targets, samples=8)
+    params, size = str(caught.value).split("; ")
+    assert "0.001 of the original's params, is out of reach" in params
+    assert "at most 500 bytes, is out of reach" in size
+
+
+def test_compensation_can_be_caps_own() -> None:
+    """Fitted to the original's statistics it is better than the plain slices, and not as good as the asymmetric fit."""
+    images, _ = digits()
+    kinds = {
+        kind: job("residual", 0.3, search="uniform", compensation=kind) for kind in ("none", "symmetric", "asymmetric")
+    }
+    original = scores(load(path("residual")), images)
+    error = {kind: np.square(scores(result.model, images) - original).mean() for kind, result in kinds.items()}
+    assert error["asymmetric"] < error["symmetric"] < error["none"]
+    assert kinds["symmetric"].plan.to_json() == kinds["none"].plan.to_json()
+    assert kinds["symmetric"].report.compensation == "symmetric"
+
+
+@pytest.mark.parametrize("what", ["search", "criterion", "compensation"])
+def test_a_name_that_no_table_has(what: str) -> None:
+    options = replace(Options(), **{what: "magic"})
+    with pytest.raises(OptionError, match="'magic' is not known: take one of "):
+        prune(path("mobile"), 0.5, None, options)
 
 
 def test_an_absolute_target() -> None:

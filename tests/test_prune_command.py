@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import onnx
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image
 from small_graphs import build
 
-from compress import api, pipeline
+from compress import cut, data, figures, prepare, ranking, refit
 from compress.cli import INTERRUPTED, main
 from graph import model as model_file
 from graph.errors import LawError
@@ -111,8 +112,14 @@ def test_an_operator_that_nothing_can_run(folder: Path, refused: Refused) -> Non
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "give one target"),
-        (["--target-flops", "0.5", "--target-params", "0.5"], "give one target"),
+        ([], "give a target"),
+        (["--target-size", "0"], "--target-size '0' leaves nothing"),
+        (["--target-size", "4XB"], "nor a count such as 4MB"),
+        (["--max-drop", "1"], "--max-drop"),
+        (["--max-drop", "0.1", "--checkpoint", "c.json"], "a checkpoint is of one search"),
+        (["--target-flops", "0.5", "--metric", "nonsense"], "give module:function"),
+        (["--target-flops", "0.5", "--metric", "no_such_module:f"], "metric no_such_module:f: ModuleNotFoundError"),
+        (["--target-flops", "0.5", "--criterion", "magic"], "--criterion"),
         (["--target-flops", "0"], "'0' leaves nothing"),
         (["--target-flops", "-0.5"], "'-0.5' is not a share"),
         (["--target-flops", "1.5"], "'1.5' is above 1"),
@@ -214,13 +221,24 @@ def test_an_output_that_cannot_be_written(folder: Path, refused: Refused, monkey
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure latency hardly at all."""
-    monkeypatch.setattr(api, "LATENCY_SECONDS", 0.05)
+    monkeypatch.setattr(figures, "LATENCY_SECONDS", 0.02)
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("stage", ["analyse", "open_source", "collect", "curves", "shrink", "compensate", "count"])
-def test_ctrl_c_in_any_stage(stage: str, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, stage, interrupted)
+@pytest.mark.parametrize(
+    ("module", "stage"),
+    [
+        (data, "open_source"),
+        (prepare, "analyse"),
+        (ranking, "collect"),
+        (ranking, "order_channels"),
+        (cut, "shrink"),
+        (refit, "compensate"),
+        (cut, "count"),
+    ],
+)
+def test_ctrl_c_in_any_stage(module: ModuleType, stage: str, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, stage, interrupted)
     assert "nothing was left half-written" in refused(INTERRUPTED, ["model.onnx", *HALF, *DATA])
 
 
@@ -261,7 +279,7 @@ def test_a_broken_law_stops_everything(refused: Refused, monkeypatch: pytest.Mon
     def broken(*_: object) -> None:
         raise LawError("output scores of the shrunk model differs")
 
-    monkeypatch.setattr(pipeline, "check_law", broken)
+    monkeypatch.setattr(cut, "check_law", broken)
     assert "output scores of the shrunk model differs" in refused(4, ["model.onnx", *HALF, *DATA])
 
 
@@ -270,7 +288,7 @@ def test_a_real_ctrl_c(folder: Path, scratch: Path) -> None:
     """The signal comes while the compensation has its values on disk."""
     script = f"""
         import signal, sys, time
-        from compress import compensate, pipeline
+        from compress import compensate
         from compress.cli import main
 
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored

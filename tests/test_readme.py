@@ -13,8 +13,9 @@ from compress.cli import compress
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
-def test_every_option_of_prune_is_explained() -> None:
-    options = {name for parameter in compress.commands["prune"].params for name in parameter.opts if name[:2] == "--"}
+@pytest.mark.parametrize("command", ["prune", "sweep"])
+def test_every_option_is_explained(command: str) -> None:
+    options = {name for parameter in compress.commands[command].params for name in parameter.opts if name[:2] == "--"}
     assert options - {"--help"} <= set(re.findall(r"--[a-z-]+", README))
 
 
@@ -33,6 +34,6 @@ def test_exit_codes_are_those_of_the_command_line() -> None:
 
 
 def test_the_example_in_python_uses_names_that_there_are() -> None:
-    (example,) = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
-    compile(example, "README.md", "exec")
-    assert set(re.findall(r"\bcompress\.(\w+)", example)) <= set(package.__all__)
+    for example in re.findall(r"```python\n(.+?)```", README, re.DOTALL):
+        compile(example, "README.md", "exec")
+        assert set(re.findall(r"\bcompress\.(\w+)", example)) <= set(package.__all__)

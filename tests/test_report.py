@@ -1,7 +1,7 @@
 """What the report says and how: figures, escaping, JSON that holds anything measured."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 
@@ -10,7 +10,9 @@ import pytest
 from rich.console import Console
 
 from compress.errors import OptionError
+from compress.gate import Candidate, Gate
 from compress.measurement import Measurement
+from compress.refine import Refinement
 from compress.report import (
     Asked,
     Report,
@@ -54,6 +56,31 @@ def test_the_table_says_what_was_measured_and_nothing_else() -> None:
     assert lines["MACs"] == "MACs 126 M 62.8 M × 0.500"
     assert lines["top-1"] == "top-1 93.3 % 91.4 % -1.9 points"
     assert not any(title.startswith("latency") for title in lines)
+
+
+def test_a_metric_has_a_scale_of_its_own() -> None:
+    report = replace(REPORT, before=replace(BEFORE, metric=-0.5), after=replace(AFTER, metric=-0.75))
+    assert "metric -0.5 -0.75 -0.25" in " ".join(text(report).split())
+
+
+def test_what_else_was_done_is_said() -> None:
+    tried = (Candidate(0.5, 0.02, False), Candidate(0.75, 0.005, True))
+    report = replace(
+        REPORT,
+        used_for="of 128 samples 64 served",
+        gate=Gate(0.01, "top-1", 200, tried),
+        refinement=Refinement(100, 60, 40, 0.2, 0.1),
+        closed_form=Measurement(top1=0.9, agreement=0.85),
+    )
+    shown = " ".join(text(report).split())
+    assert "of 128 samples 64 served" in shown
+    assert "judged by top-1 on 200 samples, one of which is 0.0050" in shown
+    assert "1 50.0 % 0.0200 failed 2 75.0 % 0.0050 passed" in shown
+    assert "refined: 60 steps, of which the state after 40 was kept; outputs 0.2 apart before, 0.1 after" in shown
+    assert "before it: top-1 90.0 %, agreement with the original 85.0 %" in shown
+    plain = json.loads(json.dumps(report_json(report)))
+    assert plain["gate"]["candidates"][1] == {"macs": 0.75, "drop": 0.005, "passed": True}
+    assert plain["refinement"]["best"] == 40 and plain["closed_form"]["top1"] == 0.9
 
 
 def test_targets_widths_and_frozen_are_said() -> None:

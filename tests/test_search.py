@@ -1,15 +1,21 @@
 """The searches against brute force over all widths, on problems small enough for it."""
 
 import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from compress.costs import CostModel, Extent, Term, Widths
-from compress.searches import SEARCHES, Problem, lagrange, least, search, uniform
+from compress.searches import SEARCHES, Budget, Effort, Problem, lagrange, search, uniform
 
 SEEDS = range(20)
+
+
+def additive(losses: Mapping[str, np.ndarray]) -> Callable[[Widths], float]:
+    """Stand in for trials, for the searches that want them: the divergence is the sum of the losses."""
+    return lambda widths: sum(float(losses[name][-1 - width]) for name, width in widths.items())
 
 
 def chain(seed: int, *, convex: bool = False) -> Problem:
@@ -28,19 +34,40 @@ def chain(seed: int, *, convex: bool = False) -> Problem:
         steps = generator.gamma(0.7, 1.0, width) * generator.choice([0.1, 1, 10])
         losses[name] = np.concatenate([[0.0], np.cumsum(np.sort(steps) if convex else steps)])
     allowed = {name: np.arange(1, width + 1) for name, width in full.items()}
-    problem = Problem(losses, allowed, cost, 0)
-    lowest, highest = least(problem), cost.total(full)
-    return replace(problem, budget=lowest + (highest - lowest) * generator.uniform(0.05, 0.95))
+    lowest, highest = cost.total(dict.fromkeys(full, 1)), cost.total(full)
+    budget = Budget(cost, lowest + (highest - lowest) * generator.uniform(0.05, 0.95))
+    return Problem(losses, allowed, (budget,), additive(losses), Effort(candidates=2))
+
+
+def limited(problem: Problem, *limits: float) -> Problem:
+    """Return the problem with other limits, of the same costs."""
+    return replace(problem, budgets=tuple(map(Budget, (b.cost for b in problem.budgets), limits)))
+
+
+def least(problem: Problem) -> list[float]:
+    return [budget.cost.total(problem.narrowest) for budget in problem.budgets]
 
 
 def loss(problem: Problem, widths: Widths) -> float:
     return sum(float(curve[len(curve) - 1 - widths[name]]) for name, curve in problem.losses.items())
 
 
+def double(seed: int, *, convex: bool = False) -> Problem:
+    """Return a chain with a second budget, of other prices (as of parameters); either binds at times."""
+    problem = chain(seed, convex=convex)
+    generator = np.random.default_rng([seed, 1])
+    (budget,) = problem.budgets
+    terms = [replace(term, coefficient=float(generator.integers(1, 50))) for term in budget.cost.terms]
+    other = CostModel(float(generator.integers(0, 20)), tuple(terms))
+    lowest, highest = other.total(problem.narrowest), other.total(problem.widest)
+    share = generator.uniform(0.05, 0.95)
+    return replace(problem, budgets=(budget, Budget(other, lowest + (highest - lowest) * share)))
+
+
 def choices(problem: Problem) -> list[Widths]:
-    """Return all widths within the budget."""
+    """Return all widths within the budgets."""
     every = (dict(zip(problem.allowed, widths, strict=True)) for widths in itertools.product(*problem.allowed.values()))
-    return [widths for widths in every if problem.cost.total(widths) <= problem.budget]
+    return [widths for widths in every if all(b.cost.total(widths) <= b.limit for b in problem.budgets)]
 
 
 def coarse(problem: Problem) -> Problem:
@@ -49,46 +76,48 @@ def coarse(problem: Problem) -> Problem:
         name: np.unique([*range(2, len(curve) - 1, 2), len(curve) - 1]) for name, curve in problem.losses.items()
     }
     narrowed = replace(problem, allowed=allowed)
-    return replace(narrowed, budget=max(problem.budget, least(narrowed)))
+    limits = [max(b.limit, lowest) for b, lowest in zip(problem.budgets, least(narrowed), strict=True)]
+    return limited(narrowed, *limits)
 
 
 @pytest.mark.parametrize("name", SEARCHES)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_search_holds_the_budget_and_takes_permitted_widths(name: str, seed: int) -> None:
-    for problem in (chain(seed), coarse(chain(seed))):
+    for problem in (chain(seed), coarse(chain(seed)), double(seed), coarse(double(seed))):
         widths = SEARCHES[name](problem)
-        assert problem.cost.total(widths) <= problem.budget
+        assert all(budget.cost.total(widths) <= budget.limit for budget in problem.budgets)
         assert widths.keys() == problem.allowed.keys()
         assert all(widths[group] in allowed for group, allowed in problem.allowed.items())
 
 
 @pytest.mark.parametrize("name", SEARCHES)
 def test_nothing_goes_where_the_budget_allows_everything(name: str) -> None:
-    problem = chain(0)
-    full = {group: int(allowed[-1]) for group, allowed in problem.allowed.items()}
-    assert SEARCHES[name](replace(problem, budget=problem.cost.total(full))) == full
+    for problem in (chain(0), double(0)):
+        full = {group: int(allowed[-1]) for group, allowed in problem.allowed.items()}
+        assert SEARCHES[name](limited(problem, *(b.cost.total(full) for b in problem.budgets))) == full
 
 
 @pytest.mark.parametrize("name", SEARCHES)
 def test_the_narrowest_widths_are_found_where_nothing_else_fits(name: str) -> None:
     for seed in SEEDS:
         problem = chain(seed)
-        widths = SEARCHES[name](replace(problem, budget=least(problem)))
+        widths = SEARCHES[name](limited(problem, *least(problem)))
         assert widths == dict.fromkeys(problem.allowed, 1)
 
 
 def test_lagrange_is_never_worse_than_uniform_widths() -> None:
     for seed in (*range(40), 92, 189, 202, 230, 241):  # in the last ones the multiplier alone is worse
-        for problem in (chain(seed), coarse(chain(seed))):
+        for problem in (chain(seed), coarse(chain(seed)), double(seed)):
             assert loss(problem, lagrange(problem)) <= loss(problem, uniform(problem)) + 1e-12
 
 
+@pytest.mark.parametrize("make", [chain, double])
 @pytest.mark.parametrize("convex", [True, False])
-def test_lagrange_is_close_to_the_best_of_all_widths(convex: bool) -> None:
+def test_lagrange_is_close_to_the_best_of_all_widths(convex: bool, make: Callable[..., Problem]) -> None:
     """Close, not equal: a multiplier cannot see inside the convex hull, and there a width is a large step."""
     excess = []
     for seed in range(60):
-        problem = chain(seed, convex=convex)
+        problem = make(seed, convex=convex)
         best = min(loss(problem, widths) for widths in choices(problem))
         worst = sum(float(curve[-1]) for curve in problem.losses.values())
         excess.append((loss(problem, lagrange(problem)) - best) / worst)
@@ -111,12 +140,13 @@ def long_chain(seed: int, *, groups: int = 6, widest: int = 17) -> tuple[Problem
         steps = generator.gamma(0.7, 1, width) * 10 ** generator.uniform(-2, 1)
         losses[name] = np.concatenate([[0.0], np.cumsum(np.sort(steps))])
     allowed = {name: np.arange(1, width + 1) for name, width in full.items()}
-    return Problem(losses, allowed, cost, float(int(cost.total(full) * generator.uniform(0.3, 0.7)))), prices
+    limit = float(int(cost.total(full) * generator.uniform(0.3, 0.7)))
+    return Problem(losses, allowed, (Budget(cost, limit),)), prices
 
 
 def optimum(problem: Problem, prices: list[int]) -> float:
     """Return the least loss of a long chain: dynamic programming over (width of the last group, cost so far)."""
-    size = int(problem.budget) + 1
+    size = int(problem.budgets[0].limit) + 1
     before = {3: np.zeros(size)}  # by width: the least loss at each cost so far, here anything up to the budget
     for price, (name, allowed) in zip(prices, problem.allowed.items(), strict=False):
         after = {}
@@ -147,38 +177,39 @@ def test_lagrange_is_the_optimum_where_losses_are_convex_and_all_channels_cost_t
     cost = CostModel(2.0, tuple(Term(5.0, (Extent(0, {name: 1.0}),)) for name in problem.allowed))
     total = sum(len(curve) - 1 for curve in problem.losses.values())
     generator = np.random.default_rng(seed)
-    problem = replace(problem, cost=cost, budget=2.0 + 5.0 * generator.integers(len(problem.allowed), total + 1))
+    budget = Budget(cost, 2.0 + 5.0 * generator.integers(len(problem.allowed), total + 1))
+    problem = replace(problem, budgets=(budget,))
     best = min(loss(problem, widths) for widths in choices(problem))
     assert loss(problem, lagrange(problem)) == pytest.approx(best, abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_no_single_group_could_be_wider_to_advantage(seed: int) -> None:
-    problem = chain(seed)
-    widths = lagrange(problem)
-    for name, allowed in problem.allowed.items():
-        for wider in allowed[allowed > widths[name]]:
-            changed = {**widths, name: int(wider)}
-            assert problem.cost.total(changed) > problem.budget or loss(problem, changed) == loss(problem, widths)
+    for problem in (chain(seed), double(seed)):
+        widths = lagrange(problem)
+        for name, allowed in problem.allowed.items():
+            for wider in allowed[allowed > widths[name]]:
+                changed = {**widths, name: int(wider)}
+                assert not problem.fits(changed) or loss(problem, changed) == loss(problem, widths)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_uniform_is_the_largest_share_that_fits(seed: int) -> None:
-    problem = chain(seed)
+    problem = double(seed)
 
     def at(share: float) -> Widths:
         """Round half down, as the search does."""
         full = {name: len(curve) - 1 for name, curve in problem.losses.items()}
         return {name: max(1, int(np.ceil(share * width - 0.5))) for name, width in full.items()}
 
-    fitting = [at(share) for share in np.linspace(0, 1, 4001) if problem.cost.total(at(share)) <= problem.budget]
+    fitting = [at(share) for share in np.linspace(0, 1, 4001) if problem.fits(at(share))]
     assert uniform(problem) == fitting[-1]
 
 
 def test_the_group_that_loses_nothing_goes_first() -> None:
     cost = CostModel(0.0, (Term(1.0, (Extent(0, {"dead": 1.0}),)), Term(1.0, (Extent(0, {"alive": 1.0}),))))
     losses = {"dead": np.zeros(5), "alive": np.arange(5.0)}
-    problem = Problem(losses, {name: np.arange(1, 5) for name in losses}, cost, 5.0)
+    problem = Problem(losses, {name: np.arange(1, 5) for name in losses}, (Budget(cost, 5.0),))
     assert lagrange(problem) == {"dead": 1, "alive": 4}
 
 

@@ -15,7 +15,7 @@ from calibrate.eliminate import Curve
 from calibrate.moments import Moments
 from calibrate.source import Source
 from calibrate.statistics import collect
-from compress.curves import curves
+from compress.criteria import CRITERIA, Evidence
 from compress.sensitivity import compensated, losses, measure
 from graph.analysis import Analysis, analyse
 from graph.bridge import TorchModel, to_torch
@@ -73,7 +73,9 @@ def case() -> Case:
     model = to_torch(analysis.model, source.batch(np.arange(2)))
     consumers = {c.node: c for c in find_consumers(analysis.model, dict(analysis.trace.shapes))}
     moments = collect(model, list(consumers.values()), source, np.arange(20), chunk=8, seed=0)
-    found = curves(analysis.channels.groups, analysis.channels, consumers, moments, model)
+    channels = analysis.channels
+    evidence = Evidence(channels.groups, channels, consumers, moments, model, source, np.arange(20), 8)
+    found = CRITERIA["cap"](evidence)
     return Case(analysis, model, source, consumers, moments, found)
 
 

@@ -47,8 +47,33 @@ def test_read(text: str | float, limit: float, relative: bool) -> None:
     assert parse_target("macs", text) == Target("macs", pytest.approx(limit), relative)
 
 
+BYTES = [
+    ("4MB", 4e6),
+    ("4mb", 4e6),
+    ("4M", 4e6),
+    ("3.5MiB", 3.5 * 2**20),
+    ("100B", 100),
+    ("2 GiB", 2 * 2**30),
+    ("1e5", 1e5),
+]
+
+
+@pytest.mark.parametrize(("text", "limit"), BYTES)
+def test_bytes_have_units_of_their_own(text: str, limit: float) -> None:
+    assert parse_target("bytes", text) == Target("bytes", pytest.approx(limit), False)
+    assert parse_target("bytes", "50%") == Target("bytes", 0.5, True)
+
+
+@pytest.mark.parametrize("text", ["4MB", "3MiB", "5iB", "100B"])
+def test_other_counts_have_no_bytes(text: str) -> None:
+    with pytest.raises(TargetError, match="such as 60M"):
+        parse_target("macs", text)
+
+
 @pytest.mark.parametrize(("text", "words"), REFUSED)
-@pytest.mark.parametrize(("metric", "option"), [("macs", "--target-flops"), ("params", "--target-params")])
+@pytest.mark.parametrize(
+    ("metric", "option"), [("macs", "--target-flops"), ("params", "--target-params"), ("bytes", "--target-size")]
+)
 def test_refused(metric: str, option: str, text: str, words: str) -> None:
     with pytest.raises(TargetError, match=words) as caught:
         parse_target(metric, text)

@@ -1,13 +1,20 @@
 """compress compare: how far the outputs of two models are apart, with gates by exit code."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from compress.errors import OptionError
-from compress.options import DataOptions, check_apart, data_options, json_option, seed_option, shape_option
+from compress.options import (
+    DataOptions,
+    check_apart,
+    data_options,
+    json_option,
+    metric_option,
+    seed_option,
+    shape_option,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,7 +31,13 @@ share = click.FloatRange(0, 1)
 @click.argument("other", type=click.Path(path_type=Path))
 @click.option("--scores", metavar="OUTPUT", help="The output that holds the class scores, where several could.")
 @click.option("--min-agreement", type=share, metavar="SHARE", help="Exit with 1 if top-1 agrees on less than this.")
-@click.option("--max-drop", type=share, metavar="SHARE", help="Exit with 1 if top-1 falls by more (0.01 = 1 point).")
+@click.option(
+    "--max-drop",
+    type=share,
+    metavar="SHARE",
+    help="Exit with 1 if top-1, or the --metric, falls by more (0.01 = 1 point).",
+)
+@metric_option
 @data_options
 @shape_option
 @seed_option
@@ -36,6 +49,7 @@ def command(
     scores: str | None,
     min_agreement: float | None,
     max_drop: float | None,
+    metric: str | None,
     shapes: dict[str, tuple[int, ...]],
     seed: int,
     json_path: Path | None,
@@ -44,29 +58,29 @@ def command(
     check_apart(json_path, original, other, data.data, data.labels)
     import numpy as np
 
-    from compress.measure import compare, measure_size, samples_at_a_time
+    from compress.measure import compare, in_figures, measure_size
+    from compress.metric import load_metric
     from compress.report import console, print_notes, with_version, write_json
-    from graph.inputs import input_specs
     from graph.model import load
 
+    measure = load_metric(metric)
     first, second = load(original), load(other)
-    source = data.open(first, shapes, seed)
-    at_a_time = samples_at_a_time(first, input_specs(first), source)
-    sample = source.batch(np.arange(at_a_time or 1) % len(source))
+    samples = data.open(first, shapes, seed)
+    source = samples.source
+    sample = source.batch(np.arange(samples.batch or 1) % len(source))
     # first of all, since nobody has run the models here yet, and this does it within limits
     sizes = measure_size(first, original, sample), measure_size(second, other, sample)
-    comparison = compare(first, second, source, scores=scores, batch=at_a_time)
+    comparison = compare(first, second, source, scores=scores, metric=measure, batch=samples.batch)
     missed = _missed(comparison, min_agreement, max_drop)
-    before = replace(sizes[0], top1=comparison.top1_original)
-    after = replace(sizes[1], top1=comparison.top1_other)
+    before, after = in_figures(sizes, comparison, (None, None))
     _show(console(), original, other, before, after, comparison, source)
-    print_notes(source.notes)
+    print_notes(samples.notes)
     for line in missed:
         click.echo(f"compress: gate missed: {line}", err=True)
     if json_path is not None:
         result = {"command": "compare", "original": original, "other": other, "data": source.description}
         measured = {"before": before, "after": after, "comparison": comparison, "gates_missed": missed}
-        write_json(with_version(result | measured | {"notes": source.notes}), json_path)
+        write_json(with_version(result | measured | {"notes": samples.notes}), json_path)
     if missed:
         click.get_current_context().exit(1)
 
@@ -80,11 +94,15 @@ def _missed(comparison: "Comparison", min_agreement: float | None, max_drop: flo
         if comparison.agreement < min_agreement:
             missed.append(f"agreement {comparison.agreement:.4f} is below {min_agreement:g}")
     if max_drop is not None:
-        before, after = comparison.top1_original, comparison.top1_other
+        judged, before, after = "top-1", comparison.top1_original, comparison.top1_other
+        if comparison.metric_original is not None:
+            judged, before, after = "the metric", comparison.metric_original, comparison.metric_other
         if before is None or after is None:
-            raise OptionError("--max-drop needs labels in the data, and one output with class scores (--scores)")
+            raise OptionError(
+                "--max-drop needs labels in the data and one output with class scores (--scores), or a --metric"
+            )
         if before - after > max_drop + 1e-12:  # 0.93 - 0.92 > 0.01 in floating point
-            missed.append(f"top-1 fell by {before - after:.4f}, more than {max_drop:g}")
+            missed.append(f"{judged} fell by {before - after:.4f}, more than {max_drop:g}")
     return missed
 
 

@@ -1,7 +1,24 @@
 """How many channels per group: a table of searches, one file each."""
 
+from compress.searches.bisect import bisect
+from compress.searches.effort import Effort
+from compress.searches.evolve import evolve
 from compress.searches.lagrange import lagrange
-from compress.searches.problem import SEARCHES, Problem, Search, least, loss_of, search
+from compress.searches.problem import SEARCHES, Budget, Problem, Search, search
 from compress.searches.uniform import uniform
 
-__all__ = ["SEARCHES", "Problem", "Search", "lagrange", "least", "loss_of", "search", "uniform"]
+__all__ = [
+    "SEARCHES",
+    "WITH_TRIALS",
+    "Budget",
+    "Effort",
+    "Problem",
+    "Search",
+    "bisect",
+    "evolve",
+    "lagrange",
+    "search",
+    "uniform",
+]
+
+WITH_TRIALS = frozenset({"bisect", "evolve"})  # these run whole networks: Problem.trials must be there

@@ -1,45 +1,68 @@
 """The knapsack of widths by a Lagrange multiplier (METHOD §4).
 
-`lagrange` solves  min Σ_g loss_g(w_g)  s.t.  cost(w) ≤ budget  by a multiplier μ: each group in turn takes the width
-that minimises  loss_g(w) + μ·cost(w | widths of the others),  until nothing changes; μ is bisected. What is left of
-the budget is then spent on the channels that reduce the loss most per cost. As costs are products, where the sweeps
-end depends on where they start: they start from the widest and from the narrowest widths. A multiplier only finds
-widths on the convex hull of what is possible; uniform widths, filled up likewise, are the third candidate, and the
-one that loses least is taken.
+`lagrange` solves  min Σ_g loss_g(w_g)  s.t.  cost_k(w) ≤ limit_k for every budget k  by a multiplier μ: each group in
+turn takes the width that minimises
+
+    loss_g(w) + μ·price(w | widths of the others)        price = Σ_k λ_k·cost_k ÷ limit_k
+
+until nothing changes; μ is bisected. With one budget λ is 1. With several, each is tried alone, then all together, and
+λ moves to those that bind:  λ_k ← λ_k·(cost_k ÷ limit_k)⁸.  What is left of the budgets is then spent on the channels
+that reduce the loss most per price. As costs are products, where the sweeps end depends on where they start: they start
+from the widest and from the narrowest widths. A multiplier only finds widths on the convex hull of what is possible;
+uniform widths, filled up likewise, are one more candidate, and the one that loses least is taken.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 
-from compress.costs import Widths
-from compress.searches.problem import Problem, loss_of, search
+from compress.costs import CostModel, Widths, weighted
+from compress.searches.problem import Problem, search
 from compress.searches.uniform import uniform
 
 _SWEEPS = 50
 _BISECTIONS = 60
+_MIXTURES = 4
 
 
 @search("lagrange")
 def lagrange(problem: Problem) -> Widths:
-    """Solve the knapsack by a Lagrange multiplier, then spend what is left of the budget."""
-    widest = {name: int(widths[-1]) for name, widths in problem.allowed.items()}
-    if problem.cost.total(widest) <= problem.budget:
-        return widest
-    narrowest = {name: int(widths[0]) for name, widths in problem.allowed.items()}
-    found = (_bisect(problem, widest), _bisect(problem, narrowest), uniform(problem))
-    return min((_fill(problem, widths) for widths in found), key=lambda widths: loss_of(problem, widths))
+    """Solve the knapsack by a Lagrange multiplier, then spend what is left of the budgets."""
+    if problem.fits(problem.widest):
+        return problem.widest
+    found = [uniform(problem), *_hull(problem, problem.widest), *_hull(problem, problem.narrowest)]
+    return min((fill(problem, widths) for widths in found), key=problem.loss)
 
 
-def _bisect(problem: Problem, start: Widths) -> Widths:
-    """Return the minimiser for the least multiplier whose widths are within the budget."""
+def _hull(problem: Problem, start: Widths) -> Iterator[Widths]:
+    """Yield what a multiplier finds from one start: for each budget alone, and for mixtures of several."""
+    budgets = problem.budgets
+    for alone in np.eye(len(budgets)):
+        yield _bisect(problem, start, _price(problem, alone))
+    if len(budgets) > 1:
+        weights = np.full(len(budgets), 1 / len(budgets))
+        for _ in range(_MIXTURES):
+            widths = _bisect(problem, start, _price(problem, weights))
+            yield widths
+            weights = weights * np.array([budget.share(widths) for budget in budgets]) ** 8
+            weights /= weights.sum()
+
+
+def _price(problem: Problem, weights: np.ndarray) -> CostModel:
+    pairs = zip(weights.tolist(), problem.budgets, strict=True)
+    return weighted([(weight / budget.limit, budget.cost) for weight, budget in pairs if weight > 0])
+
+
+def _bisect(problem: Problem, start: Widths, price: CostModel) -> Widths:
+    """Return the minimiser for the least multiplier whose widths are within the budgets."""
     low, high = 1e-12, 1e6
-    widest = {name: int(widths[-1]) for name, widths in problem.allowed.items()}
     scale = max(sum(float(loss.max()) for loss in problem.losses.values()), 1e-30)
-    scale /= max(problem.cost.total(widest), 1.0)
-    best = {name: int(widths[0]) for name, widths in problem.allowed.items()}
+    scale /= price.total(problem.widest)
+    best = problem.narrowest
     for _ in range(_BISECTIONS):
         middle = float(np.sqrt(low * high))
-        widths = _minimise(problem, start, middle * scale)
-        if problem.cost.total(widths) <= problem.budget:
+        widths = _minimise(problem, start, price, middle * scale)
+        if problem.fits(widths):
             high, best = middle, widths
         else:
             low = middle
@@ -48,40 +71,46 @@ def _bisect(problem: Problem, start: Widths) -> Widths:
     return best
 
 
-def _minimise(problem: Problem, start: Widths, multiplier: float) -> Widths:
+def _minimise(problem: Problem, start: Widths, price: CostModel, multiplier: float) -> Widths:
     """Sweep over the groups until no width changes."""
-    widths = dict(start)
+    widths, due = dict(start), set(problem.allowed)
     for _ in range(_SWEEPS):
-        changed = False
         for name, allowed in problem.allowed.items():
+            if name not in due:
+                continue
+            due.remove(name)
             loss = problem.losses[name]
-            lagrangian = loss[len(loss) - 1 - allowed] + multiplier * problem.cost.of_group(name, allowed, widths)
+            lagrangian = loss[len(loss) - 1 - allowed] + multiplier * price.of_group(name, allowed, widths)
             chosen = int(allowed[len(allowed) - 1 - np.argmin(lagrangian[::-1])])  # of equals, the widest
-            changed |= chosen != widths[name]
+            if chosen != widths[name]:
+                due |= price.neighbours.get(name, frozenset())
             widths[name] = chosen
-        if not changed:
+        if not due:
             break
     return widths
 
 
-def _fill(problem: Problem, widths: Widths) -> Widths:
-    """Widen groups, best gain per cost first, while the budget holds."""
+def fill(problem: Problem, widths: Widths) -> Widths:
+    """Widen groups, best gain per price first, while the budgets hold."""
     widths = dict(widths)
-    spent = problem.cost.total(widths)
     while True:
+        left = [budget.limit - budget.cost.total(widths) for budget in problem.budgets]
         best, best_rate = None, 0.0
         for name, allowed in problem.allowed.items():
             wider = allowed[allowed > widths[name]]
             if not len(wider):
                 continue
+            price, fits = np.zeros(len(wider)), np.ones(len(wider), bool)
+            for budget, rest in zip(problem.budgets, left, strict=True):
+                before, *after = budget.cost.of_group(name, np.append(widths[name], wider), widths)
+                more = np.maximum(np.array(after) - before, 1e-9)
+                price += more / budget.limit
+                fits &= more <= rest
             loss = problem.losses[name]
-            before, *after = problem.cost.of_group(name, np.concatenate([[widths[name]], wider]), widths)
-            price = np.maximum(np.array(after) - before, 1e-9)
             gain = loss[len(loss) - 1 - widths[name]] - loss[len(loss) - 1 - wider]
-            rate = np.where(spent + price <= problem.budget, gain / price, -1.0)
+            rate = np.where(fits, gain / price, -1.0)
             if rate.max() > best_rate:
-                best, best_rate = (name, int(wider[rate.argmax()]), float(price[rate.argmax()])), float(rate.max())
+                best, best_rate = (name, int(wider[rate.argmax()])), float(rate.max())
         if best is None:
             return widths
         widths[best[0]] = best[1]
-        spent += best[2]

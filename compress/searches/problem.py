@@ -1,15 +1,28 @@
 """How many channels per group: what a search is given, and the table of searches.
 
-A search receives the loss of every group at every width, the cost of all widths together, and the widths
-allowed; it returns widths whose cost is within the budget, or the least it could reach.
+A search receives the loss of every group at every width, the widths allowed, and the budgets that must all hold; it
+returns widths that fit them, where the narrowest do.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from compress.costs import CostModel, Widths
+from compress.searches.effort import Effort
+
+
+@dataclass(frozen=True)
+class Budget:
+    """At most `limit` of what `cost` counts, in its own unit (MACs, parameters, bytes)."""
+
+    cost: CostModel
+    limit: float
+
+    def share(self, widths: Widths) -> float:
+        """Return how much of the budget the widths take: at most 1 where they fit."""
+        return self.cost.total(widths) / self.limit
 
 
 @dataclass(frozen=True)
@@ -17,13 +30,40 @@ class Problem:
     """What a search is given.
 
     `losses[g][n]` is the loss of group g with n channels removed; `allowed[g]` its permitted widths, ascending;
-    the first is the least and the last the most.
+    the first is the least and the last the most; groups come from input to output. All of `budgets` must hold.
+    `trials`, for the searches that try whole networks, tells how far a choice of widths moves the outputs
+    (`compress.divergence`, after compensation).
     """
 
     losses: Mapping[str, np.ndarray]
     allowed: Mapping[str, np.ndarray]
-    cost: CostModel
-    budget: float
+    budgets: tuple[Budget, ...]
+    trials: Callable[[Widths], float] | None = None
+    effort: Effort = field(default_factory=Effort)
+
+    def fits(self, widths: Widths) -> bool:
+        """Say whether the widths are within every budget."""
+        return all(budget.cost.total(widths) <= budget.limit for budget in self.budgets)
+
+    def trial(self, widths: Widths) -> float:
+        """Return how far the outputs are moved by these widths; ValueError where there is nothing to try it with."""
+        if self.trials is None:
+            raise ValueError("this search tries whole networks: the problem has to come with trials")
+        return self.trials(widths)
+
+    @property
+    def narrowest(self) -> Widths:
+        """The least that is permitted of every group."""
+        return {name: int(widths[0]) for name, widths in self.allowed.items()}
+
+    @property
+    def widest(self) -> Widths:
+        """The most that is permitted of every group."""
+        return {name: int(widths[-1]) for name, widths in self.allowed.items()}
+
+    def loss(self, widths: Widths) -> float:
+        """Return the sum of the groups' losses at these widths."""
+        return sum(float(loss[len(loss) - 1 - widths[name]]) for name, loss in self.losses.items())
 
 
 Search = Callable[[Problem], Widths]
@@ -40,13 +80,3 @@ def search(name: str) -> Callable[[Search], Search]:
         return function
 
     return register
-
-
-def least(problem: Problem) -> float:
-    """Return the smallest cost that the allowed widths reach."""
-    return problem.cost.total({name: int(widths[0]) for name, widths in problem.allowed.items()})
-
-
-def loss_of(problem: Problem, widths: Widths) -> float:
-    """Return the sum of the groups' losses at these widths."""
-    return sum(float(loss[len(loss) - 1 - widths[name]]) for name, loss in problem.losses.items())

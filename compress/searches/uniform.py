@@ -8,11 +8,11 @@ from compress.searches.problem import Problem, search
 
 @search("uniform")
 def uniform(problem: Problem) -> Widths:
-    """Keep the same share of every group: the largest share whose cost is within the budget."""
+    """Keep the same share of every group: the largest share that fits the budgets."""
     low, high = 0.0, 1.0
     for _ in range(40):
         share = (low + high) / 2
-        if problem.cost.total(_share(problem, share)) <= problem.budget:
+        if problem.fits(_share(problem, share)):
             low = share
         else:
             high = share

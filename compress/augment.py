@@ -1,0 +1,117 @@
+"""More samples out of those that are there. No label is needed: the original network says what belongs to each.
+
+What comes out lies between the samples (Zhang et al., mixup, arXiv 1710.09412) and, for pictures, a little beside them,
+in the mirror, and as a camera or a web page would have stored them: as JPEG.
+"""
+
+import io
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+from PIL import Image
+
+from calibrate.forward import feed
+from calibrate.source import Source
+from compress.divergence import divergence, energies
+from graph.bridge import TorchModel
+
+MIXED = 0.5  # the most that a sample takes over from another
+ALIKE = 0.5  # divergence below which a mirrored sample is one of the same kind; two samples at random are 2 apart
+LEAST_SIDE = 8  # of a picture
+MOVED = 1 / 16  # of a side: the most that a picture is moved
+CHANNELS = frozenset({1, 3, 4})
+QUALITIES = (50, 96)  # of JPEG, from and below
+
+
+def augmented(source: Source, among: np.ndarray, mirrored: bool, generator: np.random.Generator) -> Source:
+    """Return a source that gives another variant of a sample at each reading.
+
+    Floating inputs are mixed with those of another sample of `among`. Pictures are moved before by a few pixels, and
+    half of them `mirrored`; half of those that the source reads in 8 bits have been through JPEG. Integers and flags
+    are those of the sample itself.
+    """
+
+    def read(indices: np.ndarray) -> dict[str, np.ndarray]:
+        batch = source.altered(indices, partial(compressed, generator=generator))
+        others = source.batch(generator.choice(among, len(indices)))
+        share = generator.uniform(0, MIXED, len(indices))
+        turned = generator.random(len(indices)) < (0.5 if mirrored else 0)
+        moved = generator.uniform(-MOVED, MOVED, (2, len(indices)))
+        for name, value in batch.items():
+            if (sides := _sides(value)) is not None:
+                picture = np.where(_along(turned, value), np.flip(value, sides[1]), value)
+                for side, shares in zip(sides, moved, strict=True):
+                    picture = _shifted(picture, side, shares)
+                batch[name] = picture
+        return {name: _mixed(value, others[name], share) for name, value in batch.items()}
+
+    return replace(source, read=read)
+
+
+def compressed(picture: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Return a picture (uint8 height × width × channels) as it is or, in half of the cases, out of a JPEG file."""
+    stays, quality = generator.random() < 0.5, int(generator.integers(*QUALITIES))
+    grey = picture.shape[2] == 1
+    if stays or not (grey or picture.shape[2] == 3):
+        return picture
+    file = io.BytesIO()
+    Image.fromarray(picture[..., 0] if grey else picture).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file)).reshape(picture.shape)
+
+
+def bears_mirrors(model: TorchModel, source: Source, indices: np.ndarray) -> bool:
+    """Say whether the network's outputs for pictures and their mirrors are alike: for digits they are not.
+
+    True as well for inputs that are no pictures, which are not mirrored.
+    """
+    batch = source.batch(indices)
+    mirrored = {
+        name: value if (sides := _sides(value)) is None else np.flip(value, sides[1]) for name, value in batch.items()
+    }
+    with torch.no_grad():
+        first, second = (_outputs(model, _always(each, source), indices) for each in (batch, mirrored))
+        return float(divergence(first, second, energies(first)).mean()) < ALIKE
+
+
+def _always(batch: dict[str, np.ndarray], source: Source) -> Source:
+    return replace(source, read=lambda indices: batch)
+
+
+def _outputs(model: TorchModel, source: Source, indices: np.ndarray) -> list[torch.Tensor]:
+    env = feed(model, source, indices)
+    model.run(env)
+    return [env[name] for name in model.outputs]
+
+
+def _sides(value: np.ndarray) -> tuple[int, int] | None:
+    """Return the axes of height and width of a batch of pictures, N×C×H×W or N×H×W×C; None for other arrays."""
+    if value.ndim != 4:
+        return None
+    for channels, sides in ((1, (2, 3)), (3, (1, 2))):
+        if value.shape[channels] in CHANNELS and min(value.shape[side] for side in sides) >= LEAST_SIDE:
+            return sides
+    return None
+
+
+def _shifted(value: np.ndarray, side: int, shares: np.ndarray) -> np.ndarray:
+    """Move each sample along an axis by a share of its size; what comes in repeats the edge."""
+    size = value.shape[side]
+    steps = np.rint(shares * size).astype(int)[: len(value)]
+    places = np.clip(np.arange(size) + steps[:, None], 0, size - 1)
+    shape = [1] * value.ndim
+    shape[0], shape[side] = len(steps), size
+    return np.take_along_axis(value, places.reshape(shape), side)
+
+
+def _along(values: np.ndarray, batch: np.ndarray) -> np.ndarray:
+    """Return one number per sample in the shape that broadcasts over a batch; the first for all, where it holds one."""
+    return (values if len(values) == len(batch) else values[:1]).reshape(-1, *[1] * (batch.ndim - 1))
+
+
+def _mixed(value: np.ndarray, other: np.ndarray, share: np.ndarray) -> np.ndarray:
+    if value.dtype.kind != "f" or value.ndim == 0:
+        return value
+    weight = _along(share, value).astype(value.dtype)
+    return np.asarray(value + weight * (other - value))

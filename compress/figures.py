@@ -1,0 +1,85 @@
+"""What a pruned model is worth: its outputs, its size and its time beside the original's."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from compress.bench import Latency, bench, instabilities
+from compress.data import Data
+from compress.errors import OptionError
+from compress.measure import Comparison, compare, largest_error
+from compress.prepare import Examined
+from graph.errors import ModelError
+
+LATENCY_SECONDS = 2.0  # for each model
+
+
+def compared_with_original(examined: Examined, model: ir.Model) -> tuple[Comparison, tuple[str, ...]]:
+    """Compare on the report's samples; labels that are none of the classes cost top-1 and a note, not the result."""
+    data, metric, rows = examined.data, examined.metric, examined.data.parts.reported
+    try:
+        return compare(examined.original, model, data.source, rows, metric=metric, batch=data.batch), ()
+    except OptionError as error:
+        if data.source.labels is None:
+            raise
+        unlabelled = replace(data.source, labels=None)
+        compared = compare(examined.original, model, unlabelled, rows, metric=metric, batch=data.batch)
+        return compared, (f"top-1 was not measured: {error}",)
+
+
+def sample(data: Data) -> Mapping[str, np.ndarray]:
+    """Return one real sample, or as many as the model insists on: it may not run on numbers that are made up."""
+    return data.source.batch(data.parts.reported[: data.batch or 1])
+
+
+def latencies(
+    files: Sequence[Path], names: Sequence[str], feeds: Mapping[str, np.ndarray], threads: int, seed: int
+) -> tuple[tuple[Latency | None, ...], tuple[str, ...]]:
+    """Time the files in turn; where that cannot be, return Nones and a note, for the models are made by then."""
+    try:
+        found = bench(files, threads=threads, duration_s=LATENCY_SECONDS * len(files), feeds=feeds, seed=seed)
+    except ModelError as error:
+        reason = str(error).replace(f"{files[0].parent}{os.sep}", "")
+        return (None,) * len(files), (f"latency was not measured: {reason}",)
+    named = tuple(replace(latency, model=name) for latency, name in zip(found, names, strict=True))
+    return named, instabilities(named)
+
+
+def measured_on(data: Data, compared: Comparison, *, worst: bool = True) -> str:
+    """Say on what agreement, errors and top-1 were measured, and with `worst` which output's error is largest."""
+    generated, count = data.source.generated, compared.samples
+    kind = ("generated " if generated else "") + ("sample" if count == 1 else "samples")
+    apart = len(data.parts.report) > 0
+    where = "kept apart from fit and search" if apart else "of the fit: nothing could be kept apart"
+    figures = ["relative errors" if compared.agreement is None else "agreement"]
+    figures += [] if compared.top1_other is None else ["top-1"]
+    figures += [] if compared.metric_other is None else ["the metric"]
+    sentence = f"{' and '.join(figures)} measured on {count} {kind} {where}"
+    if compared.top1_other is not None:
+        sentence += "; where the data are training images, top-1 is higher than it would be on a test set"
+    error, name = largest_error(compared)
+    if worst and compared.agreement is None and error is not None:
+        sentence += f"; the largest relative error of an output is {error:.3f} ({name})"
+    return sentence
+
+
+def used_for(data: Data) -> str:
+    """Say which samples served for what."""
+    parts = data.parts
+    if not len(parts.report):
+        return f"all {len(parts.fit)} samples served for everything"
+    gated = f"{len(parts.gate)} to judge the drop, " if len(parts.gate) else ""
+    return (
+        f"of {sum(map(len, parts))} samples {len(parts.fit)} served for the fit, {len(parts.search)} for the search, "
+        f"{gated}{len(parts.report)} for this report; none for two of them"
+    )
+
+
+def samples_by_use(data: Data) -> dict[str, int]:
+    """Return how many samples served for what; a gate only where there is one."""
+    counts = {name: len(part) for name, part in data.parts._asdict().items()}
+    return {name: n for name, n in counts.items() if n or name != "gate"}

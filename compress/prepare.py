@@ -1,0 +1,168 @@
+"""What is done once per model, however many budgets are tried on it.
+
+examine   load → open data → simplify → couple → permitted widths
+prepare   convert → calibrate → curves → sensitivities
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from calibrate.range import range_warning
+from compress.criteria import CRITERIA
+from compress.data import Data, chunk_size, deal, open_samples
+from compress.errors import OptionError
+from compress.file_size import file_bytes, finished, written_bytes
+from compress.goal import Limit, Original, limit_of, out_of_reach, permitted
+from compress.metric import Metric, load_metric
+from compress.progress import Timed
+from compress.ranking import Ranking, rank, searched_images
+from compress.searches import SEARCHES, WITH_TRIALS
+from compress.settings import COMPENSATIONS, Options
+from compress.targets import Target, Unreachable
+from compress.trial import Trials
+from compress.widths import display_names
+from graph.analysis import Analysis, analyse
+from graph.bridge import TorchModel, to_torch
+from graph.model import load
+
+TRIAL_FIT = 64  # samples that whole networks are fitted on while a search tries them
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A model and its data, with all that is known before anything is calibrated.
+
+    `path` is None for a model in memory; `names` are what people know the nodes by; `allowed` the widths permitted to
+    each group.
+    """
+
+    original: ir.Model
+    path: Path | None
+    options: Options
+    metric: Metric | None
+    data: Data
+    analysis: Analysis
+    names: Mapping[str, str]
+    allowed: Mapping[str, np.ndarray]
+    notes: tuple[str, ...]
+
+    def limits(self, targets: Sequence[Target]) -> tuple[Limit, ...]:
+        """Return targets in figures of this model. Raises Unreachable, naming each that is and what is possible."""
+        limits = tuple(map(self.limit, targets))
+        if reasons := [reason for limit in limits if (reason := self.out_of_reach(limit))]:
+            raise Unreachable("; ".join(reasons))
+        return limits
+
+    def limit(self, target: Target) -> Limit:
+        """Return a target in figures of this model, whether it can be reached or not."""
+        return limit_of(target, self.analysis, self.size_of_original)
+
+    def out_of_reach(self, limit: Limit) -> str:
+        """Return why the limit cannot be reached, with what can; "" where it can."""
+        return out_of_reach(limit, self.allowed)
+
+    def size_of_original(self) -> Original:
+        """Return the bytes of the file as it is, and as it would be written with every channel kept."""
+        before = written_bytes(self.original) if self.path is None else file_bytes(self.path)
+        whole, _ = finished(self.analysis.model, self.analysis.stored, self.original)
+        return Original(before, written_bytes(whole))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An examined model with its torch form, and the order and the loss of every channel.
+
+    `trials` try widths on the search's samples, for a search that wants them.
+    """
+
+    examined: Examined
+    model: TorchModel
+    ranking: Ranking
+    trials: Trials | None
+    notes: tuple[str, ...]
+
+
+def examine(model: ir.Model | str | Path, data: Any, options: Options, timed: Timed) -> Examined:
+    """Look at a model and its data. Raises ModelError, DataError or OptionError."""
+    metric = check(options)
+    path = None if isinstance(model, ir.Model) else Path(model)
+    with timed("open data", 1):
+        original = model if isinstance(model, ir.Model) else load(model)
+        samples = open_samples(
+            original,
+            data,
+            options.preprocess,
+            samples=options.samples,
+            labels_file=options.labels_file,
+            shapes=options.shapes,
+            seed=options.seed,
+        )
+        dealt, notes = deal(samples, options.seed, gated=options.max_drop is not None)
+    with timed("analyse", 1):
+        analysis = analyse(original, dealt.few(1), keep_batchnorm=options.keep_batchnorm)
+        names = display_names(analysis.model)
+        allowed = permitted(analysis, names, options)
+    return Examined(original, path, options, metric, dealt, analysis, names, allowed, notes)
+
+
+def check(options: Options) -> Metric | None:
+    """Raise OptionError for options that cannot be used as they stand; return the metric that they name."""
+    tables = (
+        ("criterion", options.criterion, tuple(CRITERIA)),
+        ("search", options.search, tuple(SEARCHES)),
+        ("compensation", options.compensation, COMPENSATIONS),
+    )
+    for what, name, known in tables:
+        if name not in known:
+            raise OptionError(f"{what} {name!r} is not known: take one of {', '.join(sorted(known))}")
+    if options.max_drop is not None and not 0 <= options.max_drop < 1:
+        raise OptionError(f"--max-drop {options.max_drop:g}: give a share from 0 to below 1 (0.01 is one point)")
+    if options.refine < 0 or options.jobs < 1:
+        raise OptionError(f"--refine {options.refine} --jobs {options.jobs}: give 0 or more steps, 1 or more processes")
+    if options.checkpoint is not None and options.max_drop is not None:
+        raise OptionError("a checkpoint is of one search, and --max-drop makes several: give one of the two")
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        raise OptionError(f"device {options.device}: torch {torch.__version__} finds no CUDA device here: take cpu")
+    return load_metric(options.metric)
+
+
+def prepare(examined: Examined, timed: Timed) -> Prepared:
+    """Calibrate: collect the statistics, and from them curves and sensitivities."""
+    analysis, data, names = examined.analysis, examined.data, examined.names
+    notes = []
+    with timed("convert", 1):
+        if (warning := range_warning(examined.original, data.source, data.batch)) is not None:
+            notes.append(warning)
+        model = to_torch(analysis.model, data.few(), device=examined.options.device)
+    notes += [f"{f.op_type} {names.get(f.node, f.node)} runs in ONNX Runtime: {f.reason}" for f in model.fallbacks]
+    ranking = rank(analysis, model, data, examined.options, timed, notes)
+    trials = _trials(examined, model, ranking) if examined.options.search in WITH_TRIALS else None
+    if examined.options.compensation != "symmetric":
+        ranking = replace(ranking, moments={})  # they may take gigabytes, and nothing else reads them from here on
+    return Prepared(examined, model, ranking, trials, (*examined.notes, *notes))
+
+
+def _trials(examined: Examined, model: TorchModel, ranking: Ranking) -> Trials:
+    analysis, data = examined.analysis, examined.data
+    judged, size = searched_images(analysis, data), data.batch or 1
+    fitted = data.parts.fit[: max(min(len(judged), TRIAL_FIT), size) // size * size]
+    return Trials(
+        analysis.model,
+        model,
+        analysis.channels,
+        ranking.curves,
+        ranking.consumers,
+        ranking.moments,
+        data.source,
+        judged,
+        fit=fitted,
+        shapes=analysis.trace.shapes,
+        chunk=chunk_size(analysis, data.batch),
+        sample=data.few(),
+    )
