@@ -101,6 +101,7 @@ def test_a_seed_says_what_is_found(tmp_path: Path) -> None:
     assert texts[0] == texts[1] != texts[2]
 
 
+@pytest.mark.slow
 def test_processes_do_not_matter(tmp_path: Path) -> None:
     found = []
     for jobs in (1, 2):

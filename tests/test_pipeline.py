@@ -163,8 +163,8 @@ def several(*targets: tuple[str, float]) -> tuple[Target, ...]:
 @pytest.mark.parametrize(
     "targets",
     [
-        several(("macs", 0.6), ("params", 0.3)),
-        several(("macs", 0.3), ("bytes", 0.6)),
+        pytest.param(several(("macs", 0.6), ("params", 0.3)), marks=pytest.mark.slow),
+        pytest.param(several(("macs", 0.3), ("bytes", 0.6)), marks=pytest.mark.slow),
         several(("bytes", 60_000), ("params", 0.9), ("macs", 1.0)),
     ],
 )
@@ -179,7 +179,9 @@ def test_several_targets_all_hold(targets: tuple[Target, ...]) -> None:
     assert max(asked.reached / asked.limit for asked in report.targets) > 0.9  # one of them binds
 
 
-@pytest.mark.parametrize("kind", ["float32", "float16", "int8"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("float32", marks=pytest.mark.slow), "float16", pytest.param("int8", marks=pytest.mark.slow)]
+)
 def test_a_target_in_bytes_is_met_by_the_file(kind: str, tmp_path: Path) -> None:
     """Weights count as they are stored: behind a Cast, or a DequantizeLinear, they take fewer bytes than floats."""
     model = load(path("mobile")) if kind == "float32" else behind(load(path("mobile")), np.dtype(kind))
@@ -210,6 +212,7 @@ def test_each_target_out_of_reach_is_named() -> None:
     assert "at most 500 bytes, is out of reach" in size
 
 
+@pytest.mark.slow
 def test_compensation_can_be_caps_own() -> None:
     """Fitted to the original's statistics it is better than the plain slices, and not as good as the asymmetric fit."""
     images, _ = digits()

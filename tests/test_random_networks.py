@@ -100,7 +100,7 @@ QUIET = settings(
 )
 
 
-@settings(QUIET, max_examples=60)
+@settings(QUIET, max_examples=40)
 @given(networks())
 def test_the_law_on_random_networks(net: Network) -> None:
     check_network(net)

@@ -34,7 +34,7 @@ CHAIN = """(float[N,3,8,8] x) => (float[N,4,8,8] y) <float[8,3,3,3] w1, float[8]
     y = Conv<pads=[1,1,1,1]>(r, w2)
 }"""
 # more than ten seconds, or a hundred megabytes
-LARGE = {"light_bvlc_alexnet", "light_resnet50", "light_vgg19", "light_zfnet512"}
+LARGE = {f"light_{name}" for name in ("bvlc_alexnet", "densenet121", "inception_v2", "resnet50", "vgg19", "zfnet512")}
 
 
 def obey_the_law(model: ir.Model, path: Path, least_groups: int = 1) -> None:

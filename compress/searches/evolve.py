@@ -26,7 +26,7 @@ from compress.searches.problem import Problem, search
 from compress.searches.workers import workers
 
 BATCH = 8
-POPULATION = 24  # LeGR: 64 of 400, tournaments of 16, all drawn at random; near the identity fewer are enough
+POPULATION = 24  # LeGR: 64 of 400 candidates, and tournaments of 16
 TOURNAMENT = 8
 MUTATED = 0.1  # of the groups, at least one
 STEP = 0.5  # standard deviation of the first mutations of β; α takes a fraction of it
