@@ -94,7 +94,10 @@ def refine(
         return [feed(pruned, drawn, part) for part in chunked(next(order), size)]
 
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-        moving, note = _moving(student, matching, passes(), pruned, model)
+        try:
+            moving, note = _moving(student, matching, passes(), pruned, model)
+        except RuntimeError as error:  # an operator without a derivative, or too little memory
+            return Refinement(steps, 0, 0, before, before, f"no gradient could be had: {str(error).splitlines()[0]}")
         run, best, after, kept = _descend(moving, matching, judge, passes, model, steps, before, advance)
     for name, value in kept.items():
         store(name, value, pruned, model)

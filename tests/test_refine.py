@@ -348,6 +348,18 @@ def test_gradients_over_several_passes_are_those_of_one(residual: Analysis) -> N
         torch.testing.assert_close(part.leaf.grad, expected, rtol=1e-4, atol=1e-3)
 
 
+def test_where_torch_has_no_gradient_the_start_stays_and_that_is_said(
+    residual: Analysis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("derivative for aten::x is not implemented\nmore of it")
+
+    monkeypatch.setattr(module, "backward", fails)
+    found = refined(residual, halves(residual.channels), source(3, 8, 8)).result
+    assert (found.steps, found.best) == (0, 0) and found.after == found.before
+    assert found.note == "no gradient could be had: derivative for aten::x is not implemented"
+
+
 def test_the_last_value_of_every_size_is_matched(residual: Analysis) -> None:
     torch_model = to_torch(residual.model, source(3, 8, 8).batch(FIT[:2]))
     assert matched(torch_model, torch_model, residual.channels) == ("rs", "rd", "p")
