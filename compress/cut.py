@@ -100,7 +100,8 @@ def cut_as_planned(prepared: Prepared, limits: Sequence[Limit], plan: Plan, smal
         raise Unreachable(_missed(over))  # weights that could not be stored again as they were take more bytes
     groups = analysis.channels.groups
     widths = {group.name: (len(group.channels), int(plan.keep[group.name].sum())) for group in groups}
-    notes = (*prepared.notes, *repair_notes(repairs, examined.names), *kept_wide)
+    unrefined = (f"refine: {refinement.note}",) if refinement is not None and refinement.note else ()
+    notes = (*prepared.notes, *repair_notes(repairs, examined.names), *unrefined, *kept_wide)
     return Pruned(small, prepared, plan, widths, counted, reached, law, repairs, notes, closed_form, refinement)
 
 

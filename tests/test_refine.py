@@ -16,6 +16,7 @@ from calibrate.source import Source
 from calibrate.sources import open_source
 from compress import refine as module
 from compress.augment import augmented, bears_mirrors, compressed
+from compress.pipeline import prune_model
 from compress.refine import (
     Judge,
     Matching,
@@ -28,6 +29,7 @@ from compress.refine import (
     refine,
     relative_error,
 )
+from compress.settings import Options
 from compress.student import Student, trainable
 from graph.analysis import Analysis, analyse
 from graph.bridge import TorchModel, to_torch
@@ -358,6 +360,9 @@ def test_where_torch_has_no_gradient_the_start_stays_and_that_is_said(
     found = refined(residual, halves(residual.channels), source(3, 8, 8)).result
     assert (found.steps, found.best) == (0, 0) and found.after == found.before
     assert found.note == "no gradient could be had: derivative for aten::x is not implemented"
+    images = source(3, 8, 8).batch(np.arange(64))
+    pruned = prune_model(build(RESIDUAL), 0.6, images, Options(refine=3))
+    assert f"refine: {found.note}" in pruned.notes
 
 
 def test_the_last_value_of_every_size_is_matched(residual: Analysis) -> None:
