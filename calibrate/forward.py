@@ -39,6 +39,13 @@ def walk(model: TorchModel, env: Env, keep: frozenset[str] = frozenset()) -> Ite
         drop(env, needed[position + 1] | keep | set(model.outputs))
 
 
+def outputs_of(model: TorchModel, env: Env) -> list[Tensor]:
+    """Return the outputs for the inputs (and weights) in env, holding only what is still needed."""
+    for _ in walk(model, env):
+        pass
+    return [env[name] for name in model.outputs]
+
+
 def drop(env: Env, wanted: set[str]) -> None:
     """Remove from env all values that are not wanted."""
     for name in [name for name in env if name not in wanted]:

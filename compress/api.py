@@ -13,6 +13,7 @@ from compress.figures import (
     compared_with_original,
     latencies,
     measured_on,
+    model_name,
     sample,
     samples_by_use,
     used_for,
@@ -86,7 +87,7 @@ def prune(
         )
     before, after = in_figures(sizes, compared, times)
     report = Report(
-        model=str(path) if path else original.graph.name or "model",
+        model=model_name(examined),
         output=None,
         before=before,
         after=after,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from calibrate.forward import feed
+from calibrate.forward import feed, outputs_of
 from calibrate.source import Source
 from compress.divergence import divergence, energies
 from graph.bridge import TorchModel
@@ -71,18 +71,12 @@ def bears_mirrors(model: TorchModel, source: Source, indices: np.ndarray) -> boo
         name: value if (sides := _sides(value)) is None else np.flip(value, sides[1]) for name, value in batch.items()
     }
     with torch.no_grad():
-        first, second = (_outputs(model, _always(each, source), indices) for each in (batch, mirrored))
+        first, second = (outputs_of(model, feed(model, _always(each, source), indices)) for each in (batch, mirrored))
         return float(divergence(first, second, energies(first)).mean()) < ALIKE
 
 
 def _always(batch: dict[str, np.ndarray], source: Source) -> Source:
     return replace(source, read=lambda indices: batch)
-
-
-def _outputs(model: TorchModel, source: Source, indices: np.ndarray) -> list[torch.Tensor]:
-    env = feed(model, source, indices)
-    model.run(env)
-    return [env[name] for name in model.outputs]
 
 
 def _sides(value: np.ndarray) -> tuple[int, int] | None:

@@ -119,7 +119,9 @@ def choose(prepared: Prepared, limits: Sequence[Limit], timed: Timed) -> tuple[P
             plan = plan_of(widths, analysis.channels.groups, ranking.curves)
             small = shrink(analysis.model, analysis.channels, plan)
             counted = count(small, trace(small, one))
-            written, _ = finished(small, analysis.stored, examined.original)
+            written = small
+            if any(limit.metric == "bytes" for limit in limits):
+                written, _ = finished(small, analysis.stored, examined.original)
             figures = [figure(limit.metric, counted, written) for limit in limits]
             over = [max(found - limit.limit, 0.0) for found, limit in zip(figures, limits, strict=True)]
             if not any(over):

@@ -18,6 +18,11 @@ from graph.errors import ModelError
 LATENCY_SECONDS = 2.0  # for each model
 
 
+def model_name(examined: Examined) -> str:
+    """Return what the report calls the model."""
+    return str(examined.path) if examined.path is not None else examined.original.graph.name or "model"
+
+
 def compared_with_original(examined: Examined, model: ir.Model) -> tuple[Comparison, tuple[str, ...]]:
     """Compare on the report's samples; labels that are none of the classes cost top-1 and a note, not the result."""
     data, metric, rows = examined.data, examined.metric, examined.data.parts.reported

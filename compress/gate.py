@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from compress.cut import Pruned, choose, cut_as_planned
 from compress.errors import OptionError
-from compress.goal import Limit
+from compress.goal import Limit, floor
 from compress.measure import Comparison, compare
 from compress.prepare import Prepared
 from compress.progress import Timed, silent
@@ -58,8 +58,7 @@ def smallest(prepared: Prepared, limits: Sequence[Limit], max_drop: float, timed
     """Return the model with the least MACs that passes the gate and holds the limits. Raises Unreachable."""
     examined = prepared.examined
     macs = examined.limit(Target("macs", 1.0, True))
-    narrowest = {name: int(widths[0]) for name, widths in examined.allowed.items()}
-    low, high = macs.cost.total(narrowest) / macs.original, 1.0
+    low, high = floor(macs, examined.allowed) / macs.original, 1.0
     found: Pruned | None = None
     quiet = Timed(silent)
     tried: dict[str, Candidate] = {}
@@ -68,7 +67,9 @@ def smallest(prepared: Prepared, limits: Sequence[Limit], max_drop: float, timed
             first = number == 0 and bool(limits)  # as large as the limits allow: if that fails, everything does
             share = high if first else (low + high) / 2
             try:
-                plan, small = choose(prepared, limits if first else (*limits, at_share(macs, share)), quiet)
+                plan, small = choose(
+                    prepared, limits if first else (*limits, examined.limit(Target("macs", share, True))), quiet
+                )
             except Unreachable:
                 if first:
                     raise
@@ -98,11 +99,6 @@ def smallest(prepared: Prepared, limits: Sequence[Limit], max_drop: float, timed
             f"{least.drop:.4f}"
         )
     return found, Gate(max_drop, judged, len(examined.data.parts.gated), tuple(tried.values()))
-
-
-def at_share(macs: Limit, share: float) -> Limit:
-    """Return the limit at another share of the MACs."""
-    return Limit(Target("macs", share, True), macs.original, macs.cost)
 
 
 def judge(pruned: Pruned) -> Comparison:

@@ -84,14 +84,19 @@ def limit_of(target: Target, analysis: Analysis, size: Callable[[], Original]) -
     return Limit(target, original, make(channels, analysis.count, shapes))
 
 
+def floor(limit: Limit, allowed: Mapping[str, np.ndarray]) -> float:
+    """Return how much of what is limited the narrowest permitted widths leave."""
+    return limit.cost.total({name: int(widths[0]) for name, widths in allowed.items()})
+
+
 def out_of_reach(limit: Limit, allowed: Mapping[str, np.ndarray]) -> str:
     """Return a sentence, with the least that is possible, where no permitted widths are within the limit, else ""."""
-    floor = limit.cost.total({name: int(widths[0]) for name, widths in allowed.items()})
-    if floor <= limit.limit:
+    least = floor(limit, allowed)
+    if least <= limit.limit:
         return ""
     return (
         f"the target, {limit.target}, is out of reach: the least that the permitted widths reach is "
-        f"{floor / limit.original:.3f} of the original ({floor:,.0f} of {limit.original:,.0f} {limit.metric})"
+        f"{least / limit.original:.3f} of the original ({least:,.0f} of {limit.original:,.0f} {limit.metric})"
     )
 
 

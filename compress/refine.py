@@ -18,7 +18,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from calibrate.forward import Env, drop, feed, last_uses
+from calibrate.forward import Env, feed, outputs_of, walk
 from calibrate.source import Source, chunked
 from compress.augment import augmented, bears_mirrors
 from compress.divergence import divergence, energies
@@ -115,7 +115,7 @@ class Judge:
         with torch.no_grad():
             self.reference: list[list[Tensor]] = []
             for part in parts:
-                self.reference.append(forward(original, feed(original, source, part)))
+                self.reference.append(outputs_of(original, feed(original, source, part)))
                 if len(self.reference) * sum(each.nbytes for each in self.reference[0]) > REFERENCE_BYTES:
                     break
             self.energy = energies([join(each) for each in zip(*self.reference, strict=True)])
@@ -125,19 +125,10 @@ class Judge:
         total, count = 0.0, 0
         with torch.no_grad():
             for part, reference in zip(self.parts, self.reference, strict=False):
-                outputs = forward(self.pruned, feed(self.pruned, self.source, part) | weights)
+                outputs = outputs_of(self.pruned, feed(self.pruned, self.source, part) | weights)
                 found = divergence(reference, outputs, self.energy)
                 total, count = total + float(found.sum()), count + len(found)
         return total / count
-
-
-def forward(model: TorchModel, env: Env) -> list[Tensor]:
-    """Return the outputs for the inputs (and weights) in env, holding only what is still needed."""
-    needed, outputs = last_uses(model.steps), set(model.outputs)
-    for position, step in enumerate(model.steps):
-        model.run(env, [step])
-        drop(env, needed[position + 1] | outputs)
-    return [env[name] for name in model.outputs]
 
 
 @dataclass(frozen=True)
@@ -169,10 +160,8 @@ class Matching:
         constants = {name: value.detach() for name, value in self.pruned.parameters.items()}
         before, now = dict(inputs), {**constants, **inputs, **weights}
         with torch.no_grad():
-            needed, keep = last_uses(self.original.steps), {*self.values, *self.original.outputs}
-            for position, step in enumerate(self.original.steps):
-                self.original.run(before, [step])
-                drop(before, needed[position + 1] | keep)
+            for _ in walk(self.original, before, frozenset(self.values)):
+                pass
         self.pruned.run(now)
         expected, found = ([env[name] for name in self.original.outputs] for env in (before, now))
         loss = divergence(expected, found, self.energy).mean()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from calibrate.consumer import Consumer, find_consumers
-from calibrate.forward import Env, drop, last_uses
+from calibrate.forward import Env, walk
 from calibrate.least_squares import Factor, SingularSystem
 from compress.compensate import Stage
 from compress.tail import Tail, find_tail
@@ -63,18 +63,15 @@ def find_aims(
     generator = torch.Generator().manual_seed(0)
     positions: dict[str, Tensor] = {}
     targets: dict[str, list[Tensor]] = {stage.consumer.node: [] for stage in stages}
-    needed = last_uses(model.steps)
     for start in starts:
         env = dict(start)
-        for i, step in enumerate(model.steps):
-            model.run(env, [step])
+        for i, _ in enumerate(walk(model, env)):
             for stage in stages:
                 if stage.original_end == i + 1:
                     node, value = stage.consumer.node, env[stage.target]
                     if node not in positions:
                         positions[node] = stage.consumer.positions(value, POSITIONS, generator)
                     targets[node].append(stage.consumer.targets(value, positions[node]).contiguous())
-            drop(env, needed[i + 1])
     return {
         stage.pruned_end: Aim(
             stage.consumer,

@@ -15,6 +15,7 @@ from compress.figures import (
     compared_with_original,
     latencies,
     measured_on,
+    model_name,
     sample,
     samples_by_use,
     used_for,
@@ -168,8 +169,3 @@ def _row(cut: _Cut, latency: Latency | None, output_dir: Path | None) -> Row:
         return cut.row
     output = str(cut.file) if output_dir is not None else None
     return replace(cut.row, after=replace(cut.row.after, latency_ms=latency), output=output)
-
-
-def model_name(examined: Examined) -> str:
-    """Return what the report calls the model."""
-    return str(examined.path) if examined.path is not None else examined.original.graph.name or "model"

@@ -11,6 +11,7 @@ from onnx import numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from small_graphs import build
 
+from calibrate.forward import outputs_of
 from calibrate.preprocess import PRESETS
 from calibrate.source import Source
 from calibrate.sources import open_source
@@ -22,7 +23,6 @@ from compress.refine import (
     Matching,
     Refinement,
     backward,
-    forward,
     matched,
     minibatches,
     pace,
@@ -127,7 +127,7 @@ def held_divergence(analysis: Analysis, model: ir.Model, data: Source, held: np.
     """Return the divergence of the file that would be written, from the formula of `compress.divergence`."""
     before, after = (to_torch(each, data.batch(held[:2])) for each in (analysis.model, model))
     with torch.no_grad():
-        (a,), (b,) = (forward(each, {"x": torch.from_numpy(data.batch(held)["x"])}) for each in (before, after))
+        (a,), (b,) = (outputs_of(each, {"x": torch.from_numpy(data.batch(held)["x"])}) for each in (before, after))
     x, y = (each.flatten(1).double().numpy() for each in (a, b))
     return float(((x - y) ** 2).sum() / ((x - x.mean(0)) ** 2).sum())
 
