@@ -1,5 +1,7 @@
 """Asymmetric compensation: every consumer of the pruned network, in topological order (METHOD §2).
 
+The constants that removed branches left in sums are fitted as well, like consumers that have only a bias.
+
 x comes from the network as pruned and repaired so far, the target from the original network; the two are walked
 side by side. Consumers whose input merely carries the errors of earlier layers are refitted as well.
 """
@@ -16,6 +18,7 @@ from calibrate.forward import Env, drop, feed
 from calibrate.source import Source, chunked
 from calibrate.statistics import rows_wanted
 from compress.frontier import Frontier
+from compress.remainder import find_remainders
 from compress.repair import Activation, Repair, Rows, repair
 from compress.store import store
 from compress.tail import Tail, find_tail
@@ -47,9 +50,10 @@ def compensate(
     of values are those of the original network; `shapes` are the pruned model's.
     """
     removed = plan.removed(channels)
-    consumers = [c for c in find_consumers(model, shapes) if any(step.node == c.node for step in original.steps)]
-    shared = _shared(model, consumers)
-    stages = [Stage.of(consumer, find_tail(model, consumer), original, pruned, shapes) for consumer in consumers]
+    tails = fitted(model, original, shapes)
+    shared = _shared(model, list(tails))
+    stages = [Stage.of(consumer, tail, original, pruned, shapes) for consumer, tail in tails.items()]
+    stages.sort(key=lambda stage: stage.pruned_end)
     repairs = []
     parts = [(part, True) for part in chunked(fit, chunk)] + [(part, False) for part in chunked(held, chunk)]
     with torch.inference_mode(), Frontier(_MEMORY) as frontier:
@@ -83,6 +87,14 @@ def compensate(
                 repairs.append(_apply(stage, _join(rows[True]), _join(rows[False] or rows[True]), pruned, model))
             advance()
     return repairs
+
+
+def fitted(model: ir.Model, original: TorchModel, shapes: dict[str, tuple[int, ...]]) -> dict[Consumer, Tail]:
+    """Return what is fitted in the pruned `model`, with what follows it: consumers, and constants left of branches."""
+    made = {name for step in original.steps for name in step.outputs}
+    nodes = {step.node for step in original.steps}
+    consumers = {c: find_tail(model, c) for c in find_consumers(model, shapes) if c.node in nodes}
+    return {**consumers, **find_remainders(model, made)}
 
 
 class Stage:

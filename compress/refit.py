@@ -11,8 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from calibrate.consumer import find_consumers
-from compress.compensate import compensate
+from compress.compensate import compensate, fitted
 from compress.data import chunk_size
 from compress.prepare import Prepared
 from compress.progress import Timed
@@ -22,8 +21,9 @@ from compress.repair import Repair
 from compress.sensitivity import weights_without
 from compress.store import store
 from graph.bridge import TorchModel
-from graph.channels import Channels
+from graph.model import clone
 from graph.plan import Plan
+from graph.shrink import shrink
 
 
 def refit(
@@ -43,7 +43,7 @@ def refit(
         with timed("compensate", 1), torch.inference_mode():
             _symmetric(prepared, small, pruned, plan)
         return ()
-    with timed("compensate", len(find_consumers(small, shapes))) as advance:
+    with timed("compensate", len(fitted(small, prepared.model, shapes))) as advance:
         return tuple(
             compensate(
                 prepared.model,
@@ -68,15 +68,15 @@ def _symmetric(prepared: Prepared, small: ir.Model, pruned: TorchModel, plan: Pl
     removed = plan.removed(channels)
     sites = list(dict.fromkeys(site for group in channels.groups for site in group.consumers))
     changed = weights_without(sites, removed, channels, ranking.consumers, ranking.moments, prepared.model)
+    whole = clone(prepared.examined.analysis.model)
     for name, weight in changed.items():
-        for axis, labels in _axes(channels, name):
-            kept = np.flatnonzero(~np.isin(labels, list(removed)))
-            weight = weight.index_select(axis, torch.as_tensor(kept, device=weight.device))
-        store(name, weight, pruned, small)
-
-
-def _axes(channels: Channels, weight: str) -> list[tuple[int, np.ndarray]]:
-    return [(axis.axis, labels) for axis, labels in channels.labels.items() if axis.weight == weight]
+        initializer = whole.graph.initializers[name]
+        assert initializer.dtype is not None
+        initializer.const_value = ir.tensor(weight.cpu().numpy().astype(initializer.dtype.numpy()), name=name)
+    for name, value in shrink(whole, channels, plan).graph.initializers.items():
+        before, now = (each.const_value for each in (small.graph.initializers.get(name, value), value))
+        if before is not None and now is not None and not np.array_equal(before.numpy(), now.numpy()):
+            store(name, torch.from_numpy(now.numpy()), pruned, small)
 
 
 def refined(

@@ -1,8 +1,8 @@
 """What a group's loss means at the network's outputs: measured, without labels (METHOD §4).
 
 Each group alone is cut to a few widths, its consumers are compensated from the statistics of the original
-network, and the divergence of the outputs is measured on images kept apart from the fit. Between the
-measured widths the group's own curve tells the shape:
+network, and the divergence of the outputs is measured on images kept apart from the fit; a group that may go
+altogether is cut to nothing as well. Between the measured widths the group's own curve tells the shape:
 
     loss(n) = exp( interpolation of log divergence over log error(n) )
 """
@@ -24,7 +24,7 @@ from compress.divergence import divergence, energies
 from graph.bridge import TorchModel
 from graph.channels import Axis, ChannelGroup, Channels, Site
 
-CUTS = (0.75, 0.5, 0.25, 0.1)
+CUTS = (0.75, 0.5, 0.25, 0.1)  # the shares of the channels that are left
 RIDGE = 1e-3
 
 
@@ -59,7 +59,7 @@ def measure(
     chunk: int,
     advance: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[int, float]]:
-    """Return, for each group, {channels removed: mean divergence of the outputs} at the widths of CUTS."""
+    """Return, for each group, {channels removed: mean divergence of the outputs} at the widths of `cuts`."""
     position = {step.node: i for i, step in enumerate(model.steps)}
     touched = {group.name: [site for site in group.consumers if site.node in position] for group in groups}
     ordered = sorted(groups, key=lambda group: min((position[s.node] for s in touched[group.name]), default=0))
@@ -87,10 +87,8 @@ def measure(
             done = max(done, first)
             curve = curves[group.name]
             found: dict[int, float] = {}
-            for cut in CUTS:
-                removed = len(curve.order) - max(1, round(cut * len(curve.order)))
-                if removed <= 0 or removed in found:
-                    continue
+            for left in cuts(group, channels):
+                removed = len(curve.order) - left
                 gone = {group.channels[i] for i in curve.order[:removed]}
                 changed = weights_without(touched[group.name], gone, channels, consumers, moments, model)
                 values = [
@@ -101,6 +99,13 @@ def measure(
                 advance()
             result[group.name] = found
     return result
+
+
+def cuts(group: ChannelGroup, channels: Channels) -> list[int]:
+    """Return the widths at which a group is measured, the widest first."""
+    full = len(group.channels)
+    widths = [max(1, round(cut * full)) for cut in CUTS] + [0] * (group.name in channels.removable)
+    return [width for width in dict.fromkeys(widths) if width < full]
 
 
 def losses(curve: Curve, measured: Mapping[int, float]) -> np.ndarray:

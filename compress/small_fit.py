@@ -110,7 +110,10 @@ def refitted(aim: Aim, envs: Sequence[Env], gone: np.ndarray, model: TorchModel)
         xx += (x.mT @ x).double()
         xy += (x.mT @ t).double()
     try:
-        w = Factor.of(xx, RIDGE).solve(xy, w)
+        if columns is not None and len(columns) == w.shape[1] - 1:  # a bias is all there is
+            w = torch.cat([torch.zeros_like(w[:, :-1]), xy[:, -1:] / xx[:, -1:, -1:].clamp_min(1)], dim=1)
+        else:
+            w = Factor.of(xx, RIDGE).solve(xy, w)
     except SingularSystem:
         return {}  # what symmetric compensation gave remains
     weight, new_bias = c.tensors(w, prior)

@@ -51,7 +51,7 @@ def find_tail(model: ir.Model, consumer: Consumer) -> Tail:
             shortcut, value = other.name, node.outputs[0]
         else:
             break
-    low, high = _flat_sides(value)
+    low, high = flat_sides(value)
     return Tail(str(value.name), shortcut, scale, shift, low, high)
 
 
@@ -72,7 +72,7 @@ def _affine(node: ir.Node) -> tuple[np.ndarray, np.ndarray] | None:
     return (scale, beta - mean * scale) if np.all(np.abs(scale) > 1e-8) else None
 
 
-def _flat_sides(value: ir.Value) -> tuple[float, float]:
+def flat_sides(value: ir.Value) -> tuple[float, float]:
     """Return the interval in which the activation that alone reads the value is not flat."""
     nodes = [use.node for use in value.uses()]
     if not nodes or value.is_graph_output():

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from compress.costs import Widths
-from graph.channels import ChannelGroup
+from graph.channels import ChannelGroup, Channels
 from graph.plan import Plan
 
 if TYPE_CHECKING:
@@ -35,11 +35,12 @@ def allowed_widths(
     exclude: Sequence[str] = (),
     max_width_ratio: Mapping[str, float] | None = None,
     round_to: int = 1,
+    removable: bool = False,
 ) -> np.ndarray:
     """Return the widths that the group may take, ascending; never none.
 
     Multiples of `round_to`, and the full width; at most the ratio of the first pattern in `max_width_ratio` that fits;
-    only the full width where a pattern of `exclude` fits.
+    only the full width where a pattern of `exclude` fits. Without any channel only where the group is `removable`.
     """
     full = len(group.channels)
     if any(matches(group, pattern, names) for pattern in exclude):
@@ -48,8 +49,20 @@ def allowed_widths(
     for pattern, ratio in (max_width_ratio or {}).items():
         if matches(group, pattern, names):
             narrow = widths[widths <= ratio * full + 1e-9]
-            return narrow if len(narrow) else widths[:1]
-    return widths
+            widths = narrow if len(narrow) else widths[:1]
+            break
+    return np.append(0, widths) if removable else widths
+
+
+def may_go(group: ChannelGroup, channels: Channels, names: Mapping[str, str], exclude: Sequence[str]) -> bool:
+    """Say whether a group may go altogether: no pattern of `exclude` fits it, what goes with it, or what reads it."""
+    branch = {group.name} | channels.together.get(group.name, frozenset())
+    read = {name for site in group.consumers for name in (site.node, names.get(site.node, site.node))}
+    return group.name in channels.removable and not any(
+        any(fnmatchcase(name, pattern) for name in read)
+        or any(matches(each, pattern, names) for each in channels.groups if each.name in branch)
+        for pattern in exclude
+    )
 
 
 def plan_of(widths: Widths, groups: Sequence[ChannelGroup], curves: "Mapping[str, Curve]") -> Plan:

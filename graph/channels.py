@@ -32,7 +32,7 @@ class Site:
 class ChannelGroup:
     """Channels that appear on exactly the same axes and values, so that they can be ranked against one another.
 
-    No value loses all its channels as long as every group keeps one.
+    No value loses all its channels as long as every group keeps one; which groups need not is in `Channels.lasting`.
     `channels` are the labels, ascending. Producers make the channels (output axis of a Conv, Gemm …),
     followers carry them (biases, BatchNormalization, depthwise Conv …), consumers mix them by a weight
     and can compensate for what is gone.
@@ -72,6 +72,8 @@ class Channels:
     """The result of coupling: labels of every weight axis and value, the groups, and what was frozen.
 
     `integers` are the traced small integers, which say what computed shapes were before anything is removed.
+    `lasting` says of every group why it must keep a channel, or "" where all of them may go; `together` of some groups
+    which others serve nothing any more where all of it goes.
     """
 
     labels: Mapping[Axis, np.ndarray]
@@ -79,3 +81,10 @@ class Channels:
     groups: tuple[ChannelGroup, ...]
     frozen: tuple[Frozen, ...]
     integers: Mapping[str, np.ndarray] = field(default_factory=dict)
+    lasting: Mapping[str, str] = field(default_factory=dict)
+    together: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    @property
+    def removable(self) -> frozenset[str]:
+        """The groups all of whose channels may go, by name."""
+        return frozenset(name for name, reason in self.lasting.items() if not reason)

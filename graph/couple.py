@@ -7,11 +7,13 @@ compression and never correctness.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 
 import graph.rules  # noqa: F401 - fills the table of rules
+from graph.branches import branches
 from graph.channels import Axis, ChannelGroup, Channels, Labels, Site
 from graph.choices import choose
 from graph.partition import Ids
@@ -27,13 +29,15 @@ def couple(model: ir.Model, trace: Trace) -> Channels:
     """
     walk = choose(lambda prefer: _carry(model, trace, prefer), model, trace)
     axes, values = _resolved_axes(walk), _resolved_values(walk)
-    return Channels(
+    channels = Channels(
         labels=axes,
         values=values,
         groups=_groups(walk, axes, values),
         frozen=tuple(dict.fromkeys(walk.frozen)),
         integers=trace.integers,
     )
+    lasting, together = branches(model, channels)
+    return replace(channels, lasting=lasting, together=together)
 
 
 def _carry(model: ir.Model, trace: Trace, prefer: Mapping[str, int]) -> Walk:

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 _UNKNOWN = re.compile(r"([\w.]*):(\w+)\(-?\d+\) is not a registered function/op")
 _NO_KERNEL = re.compile(r"Could not find an implementation for (\w+)\((\d+)\) node with name '([^']*)'")
-_SOURCE = re.compile(r"/onnxruntime_src/\S+ [^()]*\([^()]*(?:\([^()]*\)[^()]*)*\)(?: const)? ")
+_SOURCE = re.compile(r"/onnxruntime(?:_src)?/\S+ [^()]*\([^()]*(?:\([^()]*\)[^()]*)*\)(?: const)? ")
 
 
 def refusal(model: ir.Model, message: str) -> str:

@@ -4,8 +4,11 @@ import numpy as np
 import onnx_ir as ir
 
 import graph.rules  # noqa: F401 - fills the table of mends
+from graph.branches import Graph, emptied, follow
 from graph.channels import Axis, Channels
+from graph.clearing import clear
 from graph.errors import ModelError
+from graph.idle import idle
 from graph.model import clone
 from graph.plan import Plan
 from graph.surgery import Surgery
@@ -15,23 +18,31 @@ from graph.walk import constant_array
 def shrink(model: ir.Model, channels: Channels, plan: Plan) -> ir.Model:
     """Return a new model without the channels that the plan removes.
 
-    Inputs, outputs, names and everything else stay; keeping everything gives the same model again. `channels` is of
-    the same model. Raises `ModelError` where the plan leaves a group without any channel.
+    Inputs, outputs, names and everything else stay; keeping everything gives the same model again. Where a group goes
+    altogether, so do the nodes that are left without any channel. `channels` is of the same model. Raises `ModelError`
+    where the plan leaves a group without any channel that must keep one.
     """
     _refuse_empty(channels, plan)
     new, removed = clone(model), _removed(channels, plan)
     if not len(removed):
         return new
+    empty = emptied(channels, removed)
+    states = follow(Graph(new, channels), empty).states if empty else {}
     constants = _constants(new)
     for axis, ids in channels.labels.items():
         mask = ~np.isin(ids, removed)
         if not mask.all():
             _replace(constants[axis.weight], np.compress(mask, _array(constants[axis.weight]), axis.axis))
     unread = _unread(new)
+    if empty:
+        clear(new, states)
     surgery = Surgery(new, channels, removed)
     for node in list(new.graph):
         surgery.step(node)
-    for name in _unread(new) - unread:  # another took its place
+        if (data := idle(node, surgery)) is not None:
+            node.outputs[0].replace_all_uses_with(data)
+            new.graph.remove(node, safe=True)
+    for name in _unread(new) - unread:  # another took its place, or what read it is gone
         del new.graph.initializers[name]
     for node in new.graph:
         for value in node.outputs:
@@ -65,8 +76,10 @@ def _refuse_empty(channels: Channels, plan: Plan) -> None:
         width = len(groups[name].channels)
         if len(kept) != width:
             raise ModelError(f"the plan has {len(kept)} channels for group {name!r}, the model has {width}")
-        if not kept.any():
-            raise ModelError(f"the plan keeps none of the {width} channels of group {name!r}; keep at least one")
+        if not kept.any() and (reason := channels.lasting.get(name, "it may not go")):
+            raise ModelError(
+                f"the plan keeps none of the {width} channels of group {name!r}; keep at least one: {reason}"
+            )
 
 
 def _constants(model: ir.Model) -> dict[str, ir.Value]:

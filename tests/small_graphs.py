@@ -76,13 +76,16 @@ def real_inputs(model: ir.Model, path: Path, batch: int = 1) -> dict[str, np.nda
     return feeds
 
 
-def random_plan(channels: Channels, rng: np.random.Generator, kept: float = 0.6) -> Plan:
-    """Keep each channel with probability `kept`, and at least one of each group."""
+def random_plan(channels: Channels, rng: np.random.Generator, kept: float = 0.6, gone: float = 0.0) -> Plan:
+    """Keep each channel with probability `kept`, and at least one of each group, but none with probability `gone`.
+
+    Groups that must keep a channel do so.
+    """
     keep = {}
     for group in channels.groups:
         mask = rng.random(len(group.channels)) < kept
         mask[rng.integers(len(mask))] = True
-        keep[group.name] = mask
+        keep[group.name] = mask & (group.name not in channels.removable or rng.random() >= gone)
     return Plan(keep)
 
 

@@ -19,6 +19,7 @@ from graph.analysis import Analysis, analyse
 from graph.bridge import to_torch
 from graph.channels import Channels
 from graph.plan import Plan
+from graph.runtime import session
 from graph.shrink import shrink
 from graph.trace import trace
 
@@ -168,6 +169,58 @@ def test_compensation_is_better_than_the_plain_slices(residual: Analysis) -> Non
     assert outcome.repairs[0] == Repair("a", outcome.repairs[0].slice_error, outcome.repairs[0].error, None, 0)
     before, after = (error(which, residual, data) for which in (outcome.sliced, outcome.model))
     assert after < 0.3 * before
+
+
+BRANCH = """(float[N,3,8,8] x) => (float[N,5,8,8] y) <
+    float[8,3,3,3] w1, float[8] b1, float[6,8,3,3] w2, float[6] b2, float[8,6,3,3] w3, float[8] b3, float[5,8,3,3] w4
+> {
+    a = Conv <pads = [1,1,1,1]> (x, w1, b1)
+    r = Relu (a)
+    b = Conv <pads = [1,1,1,1]> (r, w2, b2)
+    rb = Relu (b)
+    c = Conv <pads = [1,1,1,1]> (rb, w3, b3)
+    s = Add (c, r)
+    y = Conv <pads = [1,1,1,1]> (s, w4)
+}"""
+
+
+def test_what_is_left_of_a_branch_is_its_mean() -> None:
+    analysis, data = analyse(build(BRANCH)), source((3, 8, 8))
+    outcome = compensated(analysis, Plan({"b": np.zeros(6, bool)}), data)
+    inside = session(analysis.model, outputs=["c"]).run(None, {"x": data.batch(np.union1d(FIT, HELD))["x"]})[0]
+    constant = outcome.model.graph.initializers["c"].const_value
+    assert constant is not None
+    np.testing.assert_allclose(constant.numpy(), inside.mean((0, 2, 3), keepdims=True), rtol=1e-3, atol=1e-4)
+    assert "s" in [repair.node for repair in outcome.repairs]
+    assert error(outcome.model, analysis, data) < error(outcome.sliced, analysis, data)
+
+
+@pytest.mark.parametrize("gone", ["b", "e"])
+def test_a_linear_stream_takes_up_what_a_branch_gave(gone: str) -> None:
+    """The layer before the sum is fitted to the sum: its bias, and its weights as well."""
+    text = """(float[N,3,8,8] x) => (float[N,5,8,8] y) <float[6,3,3,3] w1, float[6] b1, float[9,6,1,1] w2, float[9] b2,
+        float[6,9,1,1] w3, float[6] b3, float[7,6,3,3] w4, float[7] b4, float[6,7,1,1] w5, float[6] b5,
+        float[5,6,3,3] w6> {
+        a = Conv <pads = [1,1,1,1]> (x, w1, b1)
+        b = Conv (a, w2, b2)
+        rb = Relu (b)
+        c = Conv (rb, w3, b3)
+        s = Add (a, c)
+        e = Conv <pads = [1,1,1,1]> (s, w4, b4)
+        re = Relu (e)
+        f = Conv (re, w5, b5)
+        t = Add (f, s)
+        y = Conv <pads = [1,1,1,1]> (t, w6)
+    }"""
+    analysis, data = analyse(build(text)), source((3, 8, 8))
+    (width,) = (len(group.channels) for group in analysis.channels.groups if group.name == gone)
+    outcome = compensated(analysis, Plan({gone: np.zeros(width, bool)}), data)
+    assert sum(node.op_type == "Add" for node in outcome.model.graph) == 1
+    taken = {"b": "s", "e": "t"}[gone]
+    (repair,) = (repair for repair in outcome.repairs if repair.node in (taken, "c"))
+    assert repair.ridge is not None
+    assert repair.error < repair.slice_error
+    assert error(outcome.model, analysis, data) < 0.9 * error(outcome.sliced, analysis, data)
 
 
 PERCEPTRON = """(float[N,6] x) => (float[N,4] y) <

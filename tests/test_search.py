@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -80,10 +81,35 @@ def coarse(problem: Problem) -> Problem:
     return limited(narrowed, *limits)
 
 
+def bottlenecks(seed: int, *, branches: int = 2) -> Problem:
+    """Return a stream with branches of three layers, each of which may go: both of its groups, or neither."""
+    generator = np.random.default_rng(seed)
+    full = {"s": int(generator.integers(2, 5))}
+    stream = Extent(0, {"s": 1.0})
+    terms = [Term(float(generator.integers(1, 20)), (Extent(3, {}), stream))]
+    together = {}
+    for i in range(branches):
+        a, b = f"a{i}", f"b{i}"
+        full |= {a: int(generator.integers(2, 5)), b: int(generator.integers(2, 5))}
+        inner, outer = Extent(0, {a: 1.0}), Extent(0, {b: 1.0})
+        for pair in ((stream, inner), (inner, outer), (outer, stream)):
+            terms.append(Term(float(generator.integers(1, 20)), pair))
+        together |= {a: frozenset([b]), b: frozenset([a])}
+    cost = CostModel(float(generator.integers(0, 20)), tuple(terms))
+    losses = {}
+    for name, width in full.items():
+        steps = generator.gamma(0.7, 1.0, width) * generator.choice([0.1, 1, 10])
+        losses[name] = np.concatenate([[0.0], np.cumsum(np.sort(steps))])
+    allowed = {name: np.arange(0 if name in together else 1, width + 1) for name, width in full.items()}
+    lowest, highest = cost.total({name: int(widths[0]) for name, widths in allowed.items()}), cost.total(full)
+    budget = Budget(cost, lowest + (highest - lowest) * generator.uniform(0.05, 0.95))
+    return Problem(losses, allowed, (budget,), additive(losses), Effort(candidates=2), together)
+
+
 @pytest.mark.parametrize("name", SEARCHES)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_search_holds_the_budget_and_takes_permitted_widths(name: str, seed: int) -> None:
-    for problem in (chain(seed), coarse(chain(seed)), double(seed), coarse(double(seed))):
+    for problem in (chain(seed), coarse(chain(seed)), double(seed), coarse(double(seed)), bottlenecks(seed)):
         widths = SEARCHES[name](problem)
         assert all(budget.cost.total(widths) <= budget.limit for budget in problem.budgets)
         assert widths.keys() == problem.allowed.keys()
@@ -125,6 +151,40 @@ def test_lagrange_is_close_to_the_best_of_all_widths(convex: bool, make: Callabl
     assert np.mean(excess) < 0.005
     assert np.mean(np.array(excess) < 1e-12) > 0.85
     assert max(excess) < 0.15
+
+
+def branchwise(problem: Problem, widths: Widths) -> float:
+    """Return the loss of bottlenecks: of a branch that is gone that of one group, else that of both."""
+    each = {name: float(curve[len(curve) - 1 - widths[name]]) for name, curve in problem.losses.items()}
+    inside = [("a0", "b0"), ("a1", "b1")]
+    return each["s"] + sum(each[a] + each[b] if widths[a] else min(each[a], each[b]) for a, b in inside)
+
+
+def test_branches_go_where_that_is_close_to_the_best() -> None:
+    """Of a branch that is gone one loss counts, the smaller one of its two groups, and nothing of it costs anything."""
+    excess, gone = [], 0
+    for seed in range(60):
+        problem = bottlenecks(seed)
+        pairs = [(name, min(others)) for name, others in problem.together.items()]
+        canonical = [w for w in choices(problem) if all((w[a] == 0) == (w[b] == 0) for a, b in pairs)]
+
+        best, found = min(canonical, key=partial(branchwise, problem)), lagrange(problem)
+        assert found in canonical
+        assert problem.loss(found) == pytest.approx(branchwise(problem, found))
+        gone += best["a0"] == 0 or best["a1"] == 0
+        worst = sum(float(curve[-1]) for curve in problem.losses.values())
+        excess.append((branchwise(problem, found) - branchwise(problem, best)) / worst)
+    assert gone > 10
+    assert min(excess) > -1e-12
+    assert np.mean(excess) < 0.01
+    assert max(excess) < 0.15
+
+
+def test_uniform_takes_nothing_out_unless_it_must() -> None:
+    for seed in SEEDS:
+        problem = bottlenecks(seed)
+        thin = {name: max(1, int(allowed[0])) for name, allowed in problem.allowed.items()}
+        assert all(uniform(problem).values()) == problem.fits(thin)
 
 
 def long_chain(seed: int, *, groups: int = 6, widest: int = 17) -> tuple[Problem, list[int]]:

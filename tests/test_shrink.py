@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from small_graphs import (
@@ -44,8 +45,8 @@ def obey_the_law(model: ir.Model, path: Path, least_groups: int = 1) -> None:
     channels = couple(simple, trace(simple, real_inputs(model, path)))
     assert len(channels.groups) >= least_groups
     rng = np.random.default_rng(0)
-    for kept in (0.3, 0.8):
-        check_law(simple, channels, random_plan(channels, rng, kept), feeds)
+    for kept, gone in ((0.3, 0.0), (0.8, 0.5)):
+        check_law(simple, channels, random_plan(channels, rng, kept, gone), feeds)
     whole = shrink(simple, channels, Plan.everything(channels))
     before, after = run(session(simple, optimise=False), feeds), run(session(whole, optimise=False), feeds)
     for left, right in zip(before, after, strict=True):
@@ -211,6 +212,60 @@ def test_a_computed_size_is_not_mended_where_it_is_right() -> None:
     channels = couple(model, trace(model))
     small = shrink(model, channels, Plan({channels.groups[0].name: np.arange(6) < 2}))
     assert [node.op_type for node in small.graph] == [node.op_type for node in model.graph]
+
+
+@pytest.mark.parametrize(
+    ("text", "keep", "left"),
+    [
+        pytest.param(
+            """(float[N,3,4,4] x) => (float[N,5,4,4] y) <float[8,3,1,1] w1, float[5,6,1,1] w2, float[5,8,1,1] w3,
+             int64[1] zero = {0}, int64[1] six = {6}, int64[1] one = {1}> {
+            a = Conv(x, w1)
+            b = Slice(a, zero, six, one)
+            d = Conv(b, w2)
+            e = Conv(a, w3)
+            y = Add(d, e)
+        }""",
+            {"a": np.arange(6) < 4, "a#2": np.zeros(2, bool)},
+            ["a", "d", "e", "y"],
+            id="it cut what is gone",
+        ),
+        pytest.param(
+            """(float[N,3,4,4] x) => (float[N,5,4,4] y) <float[8,3,1,1] w1, float[5,6,1,1] w2, float[5,8,1,1] w3,
+             int64[2] from = {0,0}, int64[2] to = {6,4}, int64[2] along = {1,2}> {
+            a = Conv(x, w1)
+            b = Slice(a, from, to, along)
+            d = Conv(b, w2)
+            e = Conv(a, w3)
+            y = Add(d, e)
+        }""",
+            {"a": np.arange(6) < 4, "a#2": np.zeros(2, bool)},
+            ["a", "b", "d", "e", "y"],
+            id="it would cut rows, too, of a larger input",
+        ),
+        pytest.param(
+            """(float[N,3,4,4] x) => (float[N,5,4,4] y)
+            <float[4,3,1,1] w1, float[6,3,1,1] w2, float[5,6,1,1] w3, int64[8] pads = {0,0,0,0,0,2,0,0}> {
+            a = Conv(x, w1)
+            p = Pad(a, pads)
+            b = Conv(x, w2)
+            s = Add(p, b)
+            y = Conv(s, w3)
+        }""",
+            {"b": np.zeros(2, bool)},
+            ["a", "b", "s", "y"],
+            id="it added what is gone",
+        ),
+    ],
+)
+def test_what_does_nothing_any_more_is_gone(text: str, keep: dict[str, np.ndarray], left: list[str]) -> None:
+    model = build(text)
+    channels = couple(model, trace(model))
+    plan = Plan(keep)
+    check_law(model, channels, plan, example_inputs(model, batch=3))
+    small = shrink(model, channels, plan)
+    assert [node.outputs[0].name for node in small.graph] == left
+    onnx.checker.check_model(ir.to_proto(small), full_check=True)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The widths a group may take, and the plan that widths and curves make."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -8,8 +9,8 @@ import onnx_ir as ir
 import pytest
 
 from calibrate.eliminate import Curve
-from compress.widths import allowed_widths, display_names, matches, plan_of
-from graph.channels import Axis, ChannelGroup, Site
+from compress.widths import allowed_widths, display_names, matches, may_go, plan_of
+from graph.channels import Axis, ChannelGroup, Channels, Site
 
 NAMES = {"conv1_out": "stage1/conv1", "conv2_out": "conv2_out"}
 
@@ -43,6 +44,41 @@ def test_allowed_widths(
 ) -> None:
     found = allowed_widths(group(full), NAMES, exclude=exclude, max_width_ratio=ratios, round_to=round_to)
     assert found.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("ratios", "round_to", "expected"),
+    [
+        ({}, 4, [0, 4, 8, 12, 16]),
+        ({"*": 0.6}, 4, [0, 4, 8]),
+        ({"*": 0.1}, 4, [0, 4]),  # to be narrow is not to be gone
+        ({"*": 0.1}, 32, [0, 16]),
+    ],
+)
+def test_widths_of_a_group_that_may_go(ratios: Mapping[str, float], round_to: int, expected: list[int]) -> None:
+    found = allowed_widths(group(16), NAMES, max_width_ratio=ratios, round_to=round_to, removable=True)
+    assert found.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("exclude", "expected"),
+    [
+        ((), True),
+        (("other",), True),
+        (("g",), False),
+        (("stage1/*",), False),  # a producer
+        (("inner*",), False),  # what would go with it
+        (("*reader",), False),  # what would be replaced by a constant
+    ],
+)
+def test_nothing_goes_that_holds_an_excluded_layer(exclude: Sequence[str], expected: bool) -> None:
+    outer = replace(group(4), consumers=(Site("read_out", "Conv", Axis("read_w", 1)),))
+    inner = ChannelGroup("inner", (5, 6), (Site("inner_out", "Conv", Axis("inner_w", 0)),), (), ())
+    names = {**NAMES, "read_out": "the reader", "inner_out": "inner"}
+    together = {"g": frozenset(["inner"])}
+    channels = Channels({}, {}, (inner, outer), (), lasting={"g": "", "inner": "why"}, together=together)
+    assert may_go(outer, channels, names, exclude) == expected
+    assert not may_go(inner, channels, names, ())
 
 
 def test_a_node_is_known_by_its_name_and_by_its_output() -> None:

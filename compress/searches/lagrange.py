@@ -10,9 +10,12 @@ until nothing changes; μ is bisected. With one budget λ is 1. With several, ea
 that reduce the loss most per price. As costs are products, where the sweeps end depends on where they start: they start
 from the widest and from the narrowest widths. A multiplier only finds widths on the convex hull of what is possible;
 uniform widths, filled up likewise, are one more candidate, and the one that loses least is taken.
+
+Where groups go together (those inside one branch), none of them goes on its own account: once no width changes, each
+branch is taken out as a whole where loss and price together are then less.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -72,13 +75,17 @@ def _bisect(problem: Problem, start: Widths, price: CostModel) -> Widths:
 
 
 def _minimise(problem: Problem, start: Widths, price: CostModel, multiplier: float) -> Widths:
-    """Sweep over the groups until no width changes."""
-    widths, due = dict(start), set(problem.allowed)
+    """Sweep over the groups until no width changes and no branch goes."""
+    widths, due, gone = dict(start), set(problem.allowed), set[str]()
     for _ in range(_SWEEPS):
         for name, allowed in problem.allowed.items():
             if name not in due:
                 continue
             due.remove(name)
+            if name in gone:
+                continue
+            if name in problem.together:
+                allowed = allowed[(allowed > 0) | (allowed == allowed[-1])]
             loss = problem.losses[name]
             lagrangian = loss[len(loss) - 1 - allowed] + multiplier * price.of_group(name, allowed, widths)
             chosen = int(allowed[len(allowed) - 1 - np.argmin(lagrangian[::-1])])  # of equals, the widest
@@ -86,19 +93,39 @@ def _minimise(problem: Problem, start: Widths, price: CostModel, multiplier: flo
                 due |= price.neighbours.get(name, frozenset())
             widths[name] = chosen
         if not due:
+            for branch in _branches(problem, gone):
+                without = widths | branch
+                cheaper = _price_of(price, branch, widths) - _price_of(price, branch, without)
+                if problem.loss(without) - problem.loss(widths) < multiplier * cheaper:
+                    widths, gone = without, gone | branch.keys()
+                    due |= {other for name in branch for other in price.neighbours.get(name, ())}
+        if not due:
             break
     return widths
 
 
+def _branches(problem: Problem, gone: set[str]) -> Iterator[Widths]:
+    """Yield the widths of the groups of each branch that is not `gone`, once it is."""
+    for name, others in problem.together.items():
+        if problem.allowed[name][0] == 0 and name not in gone:
+            yield {each: int(problem.allowed[each][0]) for each in (name, *sorted(others))}
+
+
+def _price_of(price: CostModel, names: Iterable[str], widths: Widths) -> float:
+    terms = {id(term): term for name in names for term in price.touching.get(name, ())}
+    return float(sum(term.value(widths) for term in terms.values()))
+
+
 def fill(problem: Problem, widths: Widths) -> Widths:
-    """Widen groups, best gain per price first, while the budgets hold."""
+    """Widen groups, best gain per price first, while the budgets hold; a branch that is gone stays so."""
     widths = dict(widths)
+    idle = {name for name in problem.together if not widths[name]} | problem.idle(widths)
     while True:
         left = [budget.limit - budget.cost.total(widths) for budget in problem.budgets]
         best, best_rate = None, 0.0
         for name, allowed in problem.allowed.items():
             wider = allowed[allowed > widths[name]]
-            if not len(wider):
+            if not len(wider) or name in idle:
                 continue
             price, fits = np.zeros(len(wider)), np.ones(len(wider), bool)
             for budget, rest in zip(problem.budgets, left, strict=True):

@@ -32,7 +32,8 @@ class Problem:
     `losses[g][n]` is the loss of group g with n channels removed; `allowed[g]` its permitted widths, ascending;
     the first is the least and the last the most; groups come from input to output. All of `budgets` must hold.
     `trials`, for the searches that try whole networks, tells how far a choice of widths moves the outputs
-    (`compress.divergence`, after compensation).
+    (`compress.divergence`, after compensation). `together[g]` are the groups that serve nothing any more where g has no
+    channel left: the loss of g is then that of all of them.
     """
 
     losses: Mapping[str, np.ndarray]
@@ -40,6 +41,7 @@ class Problem:
     budgets: tuple[Budget, ...]
     trials: Callable[[Widths], float] | None = None
     effort: Effort = field(default_factory=Effort)
+    together: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def fits(self, widths: Widths) -> bool:
         """Say whether the widths are within every budget."""
@@ -62,8 +64,17 @@ class Problem:
         return {name: int(widths[-1]) for name, widths in self.allowed.items()}
 
     def loss(self, widths: Widths) -> float:
-        """Return the sum of the groups' losses at these widths."""
-        return sum(float(loss[len(loss) - 1 - widths[name]]) for name, loss in self.losses.items())
+        """Return the sum of the groups' losses at these widths, but of those that serve nothing any more."""
+        idle = self.idle(widths)
+        return sum(float(loss[len(loss) - 1 - widths[name]]) for name, loss in self.losses.items() if name not in idle)
+
+    def idle(self, widths: Widths) -> set[str]:
+        """Return the groups that serve nothing any more; where two gone ones are of no use without each other, one."""
+        idle: set[str] = set()
+        for name in sorted(self.together, key=lambda name: float(self.losses[name][-1])):
+            if not widths[name] and name not in idle:
+                idle |= self.together[name]
+        return idle
 
 
 Search = Callable[[Problem], Widths]
