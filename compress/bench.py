@@ -1,13 +1,10 @@
-"""How long a model takes in ONNX Runtime, and how that compares: models are timed in turn, A B A B.
+"""How long models take in ONNX Runtime, beside each other: the front end of `compress/onboard.py` for any files.
 
-Needs no torch, so that it runs on the board that will run the model. What is done so that the figures hold: the
-number of threads is set and reported, operators run one after another, every model is warmed up until its times
-settle, threads of an idle session sleep instead of spinning beside the one that is timed, and a model of
-microseconds is run several times per round. Inputs and outputs stay on the device.
+Needs no torch. A file is read, checked and run once within limits before it is timed, and ONNX Runtime only ever sees
+a model of our own writing. How the times are taken is described in `onboard`, what becomes of them in `statistics`.
 """
 
-import math
-import platform
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,59 +12,63 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 
+from compress import onboard
+from compress.bench_inputs import input_array
 from compress.errors import OptionError
-from compress.statistics import UNSTABLE_ABOVE, Ratio, ratio_of_medians, settled, variation
+from compress.footprint import memory_bytes
+from compress.onboard import CPU, Kernel, NoProvider, Rounds, Settings, Timed
+from compress.statistics import UNSTABLE_ABOVE, Ratio, median_ratio, variation
 from graph.errors import ModelError
-from graph.guard import MOST_INPUT_BYTES, watched
-from graph.model import load, weight_bytes
-from graph.runtime import open_session, run_limited, session
+from graph.guard import watched
+from graph.model import load, save, weight_bytes
+from graph.refusal import refusal
+from graph.runtime import RUNTIME_ERRORS, message, run_limited, session
 
-FREE_SIDE = 224
-FREE_LENGTH = 512
-LEAST_ROUNDS = 20
-LONGEST_WARM_UP = 200
-SHORTEST_ROUND_S = 0.002
+PRECISE = 0.005  # how near to its ratio an interval is to end, where there is time for it
+SITTINGS = (
+    4,
+    16,
+)  # how often models that are compared are opened: more than 4 times for at most OPENING of the duration
+OPENING = 0.5
+PROFILE_S = 1.0  # spent on the profile of a model, within the limits of runs
+PROFILE_RUNS = (20, 200)
 
-_DTYPES: Mapping[str, type[np.generic]] = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(int8)": np.int8,
-    "tensor(int16)": np.int16,
-    "tensor(int32)": np.int32,
-    "tensor(int64)": np.int64,
-    "tensor(uint8)": np.uint8,
-    "tensor(uint16)": np.uint16,
-    "tensor(uint32)": np.uint32,
-    "tensor(uint64)": np.uint64,
-    "tensor(bool)": np.bool_,
-}
-_ON_CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
+# what ONNX Runtime raises for a model or for options that it does not take
+_REFUSALS: tuple[type[Exception], ...] = (*RUNTIME_ERRORS, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What a latency depends on besides the model."""
+    """What a latency depends on besides the model; `clock` is what ratios are taken by, "processor" or "wall"."""
 
     onnxruntime: str
     provider: str
+    provider_options: Mapping[str, str]
     threads: int
     cpu: str
+    flags: Sequence[str]
+    python: str
+    platform: str
     optimisation: str
     execution: str
     spinning: bool
+    clock: str
     shapes: Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class Latency:
-    """The time of one run of one model, in milliseconds, over `rounds` rounds of `runs_per_round` runs each.
+    """The time of one run of one model, in milliseconds on the wall; `rounds` rounds of `runs_per_round` runs each.
 
-    A round's time is the mean of its runs. `ratio` is to the first model of the same bench (1 for itself);
-    `variation` is the coefficient of variation of the rounds.
+    A round's time is the mean of its runs; `variation` is the coefficient of variation of the rounds. `ratio` is to
+    the first model of the same bench (1 for itself): the median over the rounds of what the two took there, by the
+    clock of the environment. On a machine that is not idle that is not the ratio of the two p50. A sample is one
+    entry of the first axis of the first input. `nodes_elsewhere` counts the nodes that another provider than the one
+    asked for runs, as ONNX Runtime does with what a provider cannot do. `memory_bytes` is what `footprint` measures,
+    None where it could not; `kernels` are the nodes that ONNX Runtime runs, where a profile was asked for.
     """
 
     model: str
@@ -76,16 +77,35 @@ class Latency:
     p99_ms: float
     mean_ms: float
     min_ms: float
+    samples_per_second: float
     rounds: int
     runs_per_round: int
     variation: float
     ratio: Ratio
     environment: Environment
+    nodes_elsewhere: int = 0
+    memory_bytes: int | None = None
+    kernels: tuple[Kernel, ...] = ()
 
     @property
     def unstable(self) -> bool:
         """Whether the rounds vary too much (above 2.5 %) to believe small differences."""
         return self.variation > UNSTABLE_ABOVE
+
+    @property
+    def slower(self) -> bool:
+        """Whether it is slower than the first model for certain: the whole interval lies above 1."""
+        return self.ratio.low > 1
+
+
+def left_alone(latencies: Iterable[Latency]) -> tuple[str, ...]:
+    """Return a sentence for each model of which the provider does not run every node."""
+    return tuple(
+        f"{latency.model}: {latency.nodes_elsewhere} of its nodes are run by another provider than"
+        f" {latency.environment.provider}"
+        for latency in latencies
+        if latency.nodes_elsewhere
+    )
 
 
 def instabilities(latencies: Iterable[Latency]) -> tuple[str, ...]:
@@ -103,76 +123,189 @@ def bench(
     *,
     threads: int = 1,
     provider: str = "cpu",
+    provider_options: Mapping[str, str] | None = None,
     duration_s: float = 5.0,
+    longest_s: float = 0.0,
     batch: int | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     feeds: Mapping[str, np.ndarray] | None = None,
+    memory: bool = False,
+    profile: bool = False,
     seed: int = 0,
 ) -> tuple[Latency, ...]:
     """Time the models in turn for `duration_s` seconds altogether (20 rounds at least); one Latency per path.
 
-    A free first dimension is `batch` (1), free height and width are 224, a free length is 512; `shapes` by
-    input name overrules all. `feeds` are arrays by input name to run with instead of made up ones, for models
-    that do not take any numbers. `provider` is the short name of one that this ONNX Runtime has (cpu, cuda, …).
-    Raises ModelError for a model that ONNX Runtime does not load or run, OptionError for anything asked wrongly.
+    Where the interval of a ratio is not within ±0.5 % by then, it goes on until it is, or for about `longest_s`. A free
+    first dimension is `batch` (1), free height and width are 224, a free length is 512; `shapes` by input name
+    overrules all. `feeds` are arrays by input name to run with instead of made up ones, for models that do not take
+    any numbers. `provider` is the short name of one that this ONNX Runtime has (cpu, cuda, …). `memory` and `profile`
+    measure these, too, after the times. Raises ModelError for a model that ONNX Runtime does not load or run,
+    OptionError for anything asked wrongly.
     """
     if threads < 1 or duration_s <= 0 or (batch is not None and batch < 1):
         raise OptionError(f"{threads=}, {duration_s=}, {batch=}: each must be above 0")
     if not paths:
         raise OptionError("nothing to time: give at least one model")
-    execution_provider = _provider(provider)
-    models = [_Timed(path, threads, execution_provider, batch, shapes or {}, feeds or {}, seed) for path in paths]
-    runs = [max(1, round(SHORTEST_ROUND_S / _warm_up(model))) for model in models]
-    times = _rounds(models, runs, duration_s)
-    return tuple(_latency(model, times[:, i], times[:, 0], runs[i], seed) for i, model in enumerate(models))
+    settings = _settings(threads, provider, provider_options or {})
+    with tempfile.TemporaryDirectory() as folder:
+        models = [
+            _checked(path, Path(folder) / f"{number}.onnx", settings, batch, shapes or {}, feeds or {}, seed)
+            for number, path in enumerate(paths)
+        ]
+        times = _timed(models, settings, duration_s, longest_s, seed)
+        return tuple(_latency(model, times, i, settings, memory, profile) for i, model in enumerate(models))
 
 
-class _Timed:
-    """A session with its inputs and outputs bound to the device."""
+@dataclass(frozen=True)
+class _Checked:
+    """A model of the bench: the user's file, ours, what it runs with, and how many nodes the provider leaves alone."""
 
-    def __init__(
-        self,
-        path: Path,
-        threads: int,
-        provider: str,
-        batch: int | None,
-        shapes: Mapping[str, tuple[int, ...]],
-        feeds: Mapping[str, np.ndarray],
-        seed: int,
-    ) -> None:
-        self.path = path
-        model = load(path)
-        device = "cuda" if provider in _ON_CUDA else "cpu"
-        with _named(path, model):
-            arrays = _tried(model, provider, batch, shapes, feeds, seed)
-            self._session = _session(model, threads, provider)
-        self._binding = self._session.io_binding()
-        for name, array in arrays.items():
-            self._binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, device, 0))
-        for output in self._session.get_outputs():
-            self._binding.bind_output(output.name, device, 0)
-        self.environment = Environment(
-            onnxruntime=ort.__version__,
-            provider=provider,
-            threads=threads,
-            cpu=cpu_model(),
-            optimisation="all",
-            execution="sequential",
-            spinning=False,
-            shapes={name: array.shape for name, array in arrays.items()},
-        )
+    path: Path
+    file: Path
+    feeds: Mapping[str, np.ndarray]
+    elsewhere: int
+
+
+@dataclass(frozen=True)
+class _Times:
+    """All rounds, how often each model ran in its turn, and the ratio of each to the first."""
+
+    rounds: Rounds
+    runs: Sequence[int]
+    ratios: Sequence[Ratio]
+
+    @property
+    def precise(self) -> bool:
+        return all(ratio.within <= PRECISE for ratio in self.ratios)
+
+
+def _settings(threads: int, provider: str, options: Mapping[str, str]) -> Settings:
+    """Return the settings once the provider has taken them for a model of nothing: so it is not the models' fault."""
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    same = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "nothing", [value], [same])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    try:
+        settings = Settings(threads, onboard.available(provider), dict(options))
+        Timed(model.SerializeToString(), {"x": np.ones(1, np.float32)}, settings).seconds(1)
+    except NoProvider as error:
+        raise OptionError(str(error)) from error
+    except _REFUSALS as error:
+        given = "".join(f", {key}={value}" for key, value in options.items())
+        reason = refusal(ir.from_proto(model), message(error))
+        raise OptionError(f"ONNX Runtime cannot use the provider {provider}{given}: {reason}") from error
+    return settings
+
+
+def _checked(
+    path: Path,
+    file: Path,
+    settings: Settings,
+    batch: int | None,
+    shapes: Mapping[str, tuple[int, ...]],
+    feeds: Mapping[str, np.ndarray],
+    seed: int,
+) -> _Checked:
+    """Write the model anew to `file`, and run that as it will be timed, once it has run within limits."""
+    model = load(path)
+    with _named(path, model):
+        arrays = _tried(model, settings.provider, batch, shapes, feeds, seed)
+        save(model, file)
         try:
-            self.seconds(1)
-        except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
-            raise ModelError(f"{path}: ONNX Runtime cannot run it: {_first_line(error)}") from error
+            elsewhere = _elsewhere(file, arrays, settings)
+        except _REFUSALS as error:
+            raise ModelError(f"ONNX Runtime cannot run it: {message(error)}") from error
+    return _Checked(path, file, arrays, elsewhere)
 
-    def seconds(self, runs: int) -> float:
-        """Return the seconds per run, over `runs` runs in a row."""
-        start = time.perf_counter()
-        for _ in range(runs):
-            self._session.run_with_iobinding(self._binding)
-        self._binding.synchronize_outputs()
-        return (time.perf_counter() - start) / runs
+
+def _elsewhere(file: Path, feeds: Mapping[str, np.ndarray], settings: Settings) -> int:
+    """Run the model as it will be timed; return how many nodes another provider runs. Raises OptionError for all."""
+    if settings.provider == CPU:  # which runs whatever is run at all
+        Timed(file, feeds, settings).seconds(1)
+        return 0
+    kernels = Timed(file, feeds, settings, profile=True).kernels(1)
+    elsewhere = sum(kernel.provider != settings.provider for kernel in kernels)
+    if kernels and elsewhere == len(kernels):
+        raise OptionError(f"{settings.provider} runs no node of it: ONNX Runtime left them all to another provider")
+    return elsewhere
+
+
+def _timed(models: Sequence[_Checked], settings: Settings, duration_s: float, longest_s: float, seed: int) -> _Times:
+    """Time the models until the ratios are precise, or the time is over.
+
+    Where in memory a session happens to lie makes it some tenths of a percent faster or slower for as long as it
+    lives. So models that are compared are opened several times, and again whenever it goes on.
+    """
+    began = time.perf_counter()
+    sessions = _sessions(models, settings)
+    runs = [onboard.runs_per_turn(each) for each in sessions]
+    opening = time.perf_counter() - began
+    least, most = SITTINGS if len(models) > 1 else (1, 1)
+    sittings = int(np.clip(OPENING * duration_s / opening, least, most))
+    end = time.perf_counter() + longest_s
+    parts: list[Rounds] = []
+    while True:
+        for _ in range(sittings):
+            if parts:
+                sessions = _sessions(models, settings, backwards=len(parts) % 2 == 1)
+                for each in sessions:
+                    onboard.warm_up(each, duration_s / sittings)
+            parts.append(onboard.timed_rounds(sessions, runs, duration_s / sittings))
+        ratios = [
+            median_ratio([part.undisturbed_ms[:, [i, 0]] for part in parts], seed=seed) for i in range(len(models))
+        ]
+        rounds = Rounds(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+        times = _Times(rounds, runs, ratios)
+        if times.precise or time.perf_counter() >= end:
+            return times
+
+
+def _sessions(models: Sequence[_Checked], settings: Settings, backwards: bool = False) -> list[Timed]:
+    """Open all models, from the last to the first if `backwards`: who comes first gets other places in memory."""
+    step = -1 if backwards else 1
+    return [Timed(model.file, model.feeds, settings) for model in models[::step]][::step]
+
+
+def _latency(model: _Checked, taken: _Times, number: int, settings: Settings, memory: bool, profile: bool) -> Latency:
+    times = taken.rounds.wall_ms[:, number]
+    p50, p90, p99 = (float(value) for value in np.percentile(times, [50, 90, 99]))
+    return Latency(
+        model=str(model.path),
+        p50_ms=p50,
+        p90_ms=p90,
+        p99_ms=p99,
+        mean_ms=float(times.mean()),
+        min_ms=float(times.min()),
+        samples_per_second=1e3 * _samples(model.feeds) / float(times.mean()),
+        rounds=len(times),
+        runs_per_round=taken.runs[number],
+        variation=variation(times),
+        ratio=taken.ratios[number],
+        environment=Environment(
+            **onboard.machine(settings), shapes={name: array.shape for name, array in model.feeds.items()}
+        ),
+        nodes_elsewhere=model.elsewhere,
+        memory_bytes=_memory(model, settings) if memory else None,
+        kernels=_kernels(model, settings, p50) if profile else (),
+    )
+
+
+def _samples(feeds: Mapping[str, np.ndarray]) -> int:
+    """Return how many samples a run takes, by the first input."""
+    first = next(iter(feeds.values()), np.zeros(()))
+    return int(first.shape[0]) if first.ndim else 1
+
+
+def _memory(model: _Checked, settings: Settings) -> int | None:
+    try:
+        return memory_bytes(model.file, model.feeds, settings)
+    except (RuntimeError, OSError):
+        return None  # as where the system does not tell: the times are worth more than this figure
+
+
+def _kernels(model: _Checked, settings: Settings, p50_ms: float) -> tuple[Kernel, ...]:
+    runs = int(np.clip(1e3 * PROFILE_S / p50_ms, *PROFILE_RUNS))
+    return Timed(model.file, model.feeds, settings, profile=True).kernels(runs)
 
 
 @contextmanager
@@ -199,120 +332,10 @@ def _tried(
     arrays = {
         spec.name: np.asarray(feeds[spec.name], order="C")
         if spec.name in feeds
-        else _input(spec, batch, shapes, generator)
+        else input_array(spec, batch, shapes, generator)
         for spec in trial.get_inputs()
     }
     if unknown := sorted(set(shapes) - set(arrays)):
         raise OptionError(f"no input {unknown[0]!r} to give a shape to; it has {', '.join(arrays)}")
     run_limited(trial, arrays)
     return arrays
-
-
-def _session(model: ir.Model, threads: int, provider: str) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    opened = open_session(model, options, [provider])
-    if opened.get_providers()[0] != provider:
-        raise OptionError(f"ONNX Runtime fell back from {provider} to {opened.get_providers()[0]}")
-    return opened
-
-
-def _provider(name: str) -> str:
-    available = {each.removesuffix("ExecutionProvider").lower(): each for each in ort.get_available_providers()}
-    if name.lower() not in available:
-        raise OptionError(f"provider {name!r} is not in this ONNX Runtime: it has {', '.join(sorted(available))}")
-    return str(available[name.lower()])
-
-
-def _input(
-    spec: ort.NodeArg, batch: int | None, shapes: Mapping[str, tuple[int, ...]], generator: np.random.Generator
-) -> np.ndarray:
-    """Return numbers in 0…1 for an input of floats, 0…255 for bytes, else zeros (indices must stay in range)."""
-    if spec.type not in _DTYPES:
-        raise ModelError(f"input {spec.name!r} is {spec.type}: only tensors of numbers can be made up")
-    shape, dtype = input_shape(spec.name, spec.shape, batch, shapes), np.dtype(_DTYPES[spec.type])
-    if math.prod(shape) * dtype.itemsize > MOST_INPUT_BYTES:
-        raise ModelError(f"input {spec.name!r} of shape {_written(shape)} takes more than {MOST_INPUT_BYTES:,} bytes")
-    if dtype.kind == "f":
-        return generator.random(shape).astype(dtype)
-    if dtype == np.uint8:
-        return generator.integers(0, 256, shape, dtype=np.uint8)
-    return np.zeros(shape, dtype)
-
-
-def input_shape(
-    name: str, declared: Sequence[int | str | None], batch: int | None, shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[int, ...]:
-    """Return the shape to run an input with: what was given for it, else what is declared with the free parts filled.
-
-    A free first dimension is `batch` (1 by default), any other 224 in an input of four dimensions (a height or
-    width), else 512 (a length). Raises OptionError for a shape or batch that contradicts the declared one.
-    """
-    fixed = [size if isinstance(size, int) and size > 0 else None for size in declared]
-    if name in shapes:
-        given = shapes[name]
-        if len(given) != len(fixed) or any(f not in (None, g) for f, g in zip(fixed, given, strict=True)):
-            raise OptionError(f"input {name!r} has the shape {_written(declared)}; it cannot be {_written(given)}")
-        return given
-    if fixed and batch is not None and fixed[0] not in (None, batch):
-        raise OptionError(f"input {name!r} has the fixed shape {_written(declared)}; it cannot run batches of {batch}")
-    side = FREE_SIDE if len(fixed) == 4 else FREE_LENGTH
-    return tuple(size or (side if axis else batch or 1) for axis, size in enumerate(fixed))
-
-
-def _written(shape: Sequence[int | str | None]) -> str:
-    return "×".join("?" if size is None else str(size) for size in shape) or "scalar"
-
-
-def _warm_up(model: _Timed) -> float:
-    """Run until the times settle; return the median seconds of the last runs."""
-    times: list[float] = []
-    while not settled(times) and len(times) < LONGEST_WARM_UP:
-        times.append(model.seconds(1))
-    return float(np.median(times[-5:]))
-
-
-def _rounds(models: Sequence[_Timed], runs: Sequence[int], duration_s: float) -> np.ndarray:
-    """Return rounds × models in milliseconds per run."""
-    rows: list[list[float]] = []
-    end = time.perf_counter() + duration_s
-    while len(rows) < LEAST_ROUNDS or time.perf_counter() < end:
-        rows.append([1e3 * model.seconds(count) for model, count in zip(models, runs, strict=True)])
-    return np.array(rows)
-
-
-def _latency(model: _Timed, times: np.ndarray, reference: np.ndarray, runs: int, seed: int) -> Latency:
-    p50, p90, p99 = (float(value) for value in np.percentile(times, [50, 90, 99]))
-    return Latency(
-        model=str(model.path),
-        p50_ms=p50,
-        p90_ms=p90,
-        p99_ms=p99,
-        mean_ms=float(times.mean()),
-        min_ms=float(times.min()),
-        rounds=len(times),
-        runs_per_round=runs,
-        variation=variation(times),
-        ratio=ratio_of_medians(times, reference, seed=seed),
-        environment=model.environment,
-    )
-
-
-def cpu_model() -> str:
-    """Return the processor's name as the system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []  # not Linux
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "Model"))]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

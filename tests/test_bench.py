@@ -1,16 +1,20 @@
-"""The statistics on synthetic times, the shapes that inputs get, and that a bench runs; no time is asserted."""
+"""The shapes that inputs get, and that a bench runs and says what it did; no time is asserted."""
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import onnx.parser
 import pytest
 
-from compress.bench import bench, cpu_model, input_shape, instabilities
+from compress import bench as bench_module
+from compress import onboard
+from compress.bench import bench, instabilities, left_alone
+from compress.bench_inputs import input_shape
 from compress.errors import OptionError
-from compress.statistics import ratio_of_medians, settled, variation
+from compress.statistics import Ratio
 from graph.errors import ModelError
 
 TEXT = """
@@ -27,62 +31,6 @@ def tiny(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.onnx"
     onnx.save(onnx.parser.parse_model(TEXT), path)
     return path
-
-
-def test_a_known_ratio_is_inside_its_interval() -> None:
-    generator = np.random.default_rng(0)
-    machine = generator.gamma(2, 1, 400) + 10  # what both models suffer from in a round
-    reference = machine * generator.normal(1, 0.01, 400)
-    times = 0.8 * machine * generator.normal(1, 0.01, 400)
-    ratio = ratio_of_medians(times, reference, seed=1)
-    assert ratio.low < 0.8 < ratio.high
-    assert ratio.low <= ratio.value <= ratio.high
-    assert ratio.high - ratio.low < 0.05
-
-
-def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    generator = np.random.default_rng(5)
-    inside = 0
-    for trial in range(100):
-        reference, times = generator.normal(10, 1, (2, 60))
-        ratio = ratio_of_medians(times, reference, seed=trial, resamples=200)
-        inside += ratio.low <= 1 <= ratio.high
-    assert 85 <= inside <= 100
-
-
-def test_a_model_is_exactly_as_fast_as_itself_and_halving_halves() -> None:
-    times = np.random.default_rng(2).random(31) + 1
-    same, half = ratio_of_medians(times, times, seed=0), ratio_of_medians(times / 2, times, seed=0)
-    assert (same.value, same.low, same.high) == (1, 1, 1)
-    assert (half.value, half.low, half.high) == (0.5, 0.5, 0.5)
-
-
-def test_pairing_cancels_what_both_suffer_from() -> None:
-    generator = np.random.default_rng(3)
-    machine = np.exp(generator.normal(0, 0.5, 200))
-    times = machine * generator.normal(1, 0.001, 200)
-    paired = ratio_of_medians(times, machine, seed=0)
-    unpaired = ratio_of_medians(generator.permutation(times), machine, seed=0)
-    assert paired.high - paired.low < 0.2 * (unpaired.high - unpaired.low)
-
-
-def test_variation_is_deviation_over_mean() -> None:
-    assert variation(np.array([3.0, 3.0])) == 0
-    assert variation(np.array([1.0, 3.0])) == pytest.approx(0.5)
-
-
-@pytest.mark.parametrize(
-    ("times", "expected", "reason"),
-    [
-        ([1.0] * 9, False, "fewer than ten runs are never enough"),
-        ([1.0] * 10, True, "steady"),
-        ([9.0, 5.0, 3.0, 2.0, 1.5, 1.2, 1.1, 1.0, 1.0, 1.0], False, "still falling"),
-        ([9.0] * 5 + [1.0] * 10, True, "fell, then steady"),
-        ([1.0] * 7 + [50.0] + [1.0] * 2, True, "one outlier is no trend"),
-    ],
-)
-def test_settled(times: list[float], expected: bool, reason: str) -> None:
-    assert settled(times) is expected, reason
 
 
 @pytest.mark.parametrize(
@@ -128,7 +76,9 @@ def test_bench_times_each_model_and_says_how(tiny: Path) -> None:
         assert latency.environment.shapes == {"x": (2, 3, 8, 8), "offset": (1,)}
         assert latency.environment.threads == 1
         assert latency.environment.provider == "CPUExecutionProvider"
-    assert first.ratio.value == 1
+    assert (first.ratio.value, first.ratio.low, first.ratio.high) == (1, 1, 1)
+    assert second.samples_per_second == pytest.approx(2000 / second.mean_ms)
+    assert second.memory_bytes is None and second.kernels == ()  # nobody asked
     assert second.ratio.low <= second.ratio.value <= second.ratio.high
 
 
@@ -188,5 +138,114 @@ def test_an_input_of_terabytes_is_refused(tmp_path: Path) -> None:
         bench([path])
 
 
-def test_the_processor_has_a_name() -> None:
-    assert cpu_model()
+def test_a_provider_that_cannot_be_used_is_not_the_models_fault(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("Unknown provider option: speed\nand more")
+
+    monkeypatch.setattr(onboard, "available", lambda name: "AbacusExecutionProvider")
+    monkeypatch.setattr(onboard.ort, "InferenceSession", refuse)
+    with pytest.raises(OptionError, match=r"cannot use the provider abacus, speed=9: Unknown provider option: speed"):
+        bench([tiny], provider="abacus", provider_options={"speed": "9"})
+
+
+def test_the_memory_holds_the_weights(tiny: Path, tmp_path: Path) -> None:
+    """The larger model takes at least its weights more than the one of nothing."""
+    path, rows = tmp_path / "large.onnx", 3000
+    weight = onnx.numpy_helper.from_array(np.ones((rows, 1000), np.float32), "w")
+    text = f"""
+    <ir_version: 8, opset_import: ["" : 17]>
+    large (float[1,{rows}] x) => (float[1,1000] y) {{ y = MatMul(x, w) }}
+    """
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.append(weight)
+    onnx.save(model, path)
+    small, large = (
+        bench([each], batch=1, shapes=shapes, duration_s=0.01, memory=True)[0].memory_bytes
+        for each, shapes in ((tiny, {"x": (1, 3, 4, 4)}), (path, {}))
+    )
+    if small is None or large is None:
+        pytest.skip("this system does not tell what a process holds")
+    assert small > 0 and small + 4000 * rows < large < small + 20_000 * rows
+
+
+def test_a_profile_names_what_onnx_runtime_runs(tiny: Path) -> None:
+    (latency,) = bench([tiny], shapes={"x": (2, 3, 8, 8)}, duration_s=0.01, profile=True)
+    (relu,) = (kernel for kernel in latency.kernels if kernel.op_type == "Relu")
+    assert (relu.inputs, relu.outputs) == (((2, 3, 8, 8),), ((2, 3, 8, 8),))
+    assert all(kernel.provider == "CPUExecutionProvider" for kernel in latency.kernels)
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[onboard.Timed, ...]]:
+    """The sessions of every time that rounds are taken; they are kept, so that none takes the place of another."""
+    sessions: list[tuple[onboard.Timed, ...]] = []
+    real = onboard.timed_rounds
+
+    def noted(models: list[onboard.Timed], runs: list[int], duration_s: float) -> onboard.Rounds:
+        sessions.append(tuple(models))
+        return real(models, runs, duration_s)
+
+    monkeypatch.setattr(onboard, "timed_rounds", noted)
+    return sessions
+
+
+@pytest.mark.parametrize(("longest_s", "times"), [(0.0, 1), (600.0, 3)])
+def test_it_goes_on_until_the_ratios_are_precise(
+    longest_s: float,
+    times: int,
+    tiny: Path,
+    taken: list[tuple[onboard.Timed, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With time to go on: until the third ratio of the second model, which is precise."""
+    ratios = iter([Ratio(1, 1, 1), Ratio(1, 0.9, 1.1)] * 2 + [Ratio(1, 1, 1), Ratio(1, 0.996, 1.004)])
+    monkeypatch.setattr(bench_module, "median_ratio", lambda *_, **__: next(ratios))
+    monkeypatch.setattr(bench_module, "SITTINGS", (1, 1))
+    latency = bench([tiny, tiny], shapes={"x": (1, 3, 4, 4)}, duration_s=0.01, longest_s=longest_s)[1]
+    assert len(set(taken)) == len(taken) == times  # opened anew each time
+    assert latency.rounds >= times * onboard.LEAST_ROUNDS
+
+
+@pytest.mark.parametrize(("opening", "models", "expected"), [(1e9, 2, 16), (0.0, 2, 4), (1e9, 1, 1)])
+def test_models_that_are_compared_are_opened_anew(
+    opening: float,
+    models: int,
+    expected: int,
+    tiny: Path,
+    taken: list[tuple[onboard.Timed, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The more often the less that takes."""
+    monkeypatch.setattr(bench_module, "OPENING", opening)
+    bench([tiny] * models, shapes={"x": (1, 3, 4, 4)}, duration_s=0.04)
+    assert len(set(taken)) == len(taken) == expected
+
+
+@pytest.mark.parametrize(
+    ("providers", "found"),
+    [
+        (["AbacusExecutionProvider"] * 3, 0),
+        (["AbacusExecutionProvider", "CPUExecutionProvider"], 1),
+        (["CPUExecutionProvider"], None),
+        ([], 0),  # constants alone
+    ],
+)
+def test_what_another_provider_runs_is_counted(
+    providers: list[str], found: int | None, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels = tuple(onboard.Kernel("n", "Relu", provider, 1.0, (), ()) for provider in providers)
+    profiled = SimpleNamespace(kernels=lambda runs: kernels)
+    monkeypatch.setattr(bench_module, "Timed", lambda *_, **__: profiled)
+    settings = onboard.Settings(provider="AbacusExecutionProvider")
+    if found is None:
+        with pytest.raises(OptionError, match="AbacusExecutionProvider runs no node of it"):
+            bench_module._elsewhere(tiny, {}, settings)
+    else:
+        assert bench_module._elsewhere(tiny, {}, settings) == found
+
+
+def test_nodes_left_alone_are_told(tiny: Path) -> None:
+    (latency,) = bench([tiny], shapes={"x": (1, 3, 4, 4)}, duration_s=0.01)
+    assert left_alone([latency]) == ()
+    (said,) = left_alone([dataclasses.replace(latency, nodes_elsewhere=3)])
+    assert "3 of its nodes are run by another provider than CPUExecutionProvider" in said
