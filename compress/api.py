@@ -59,7 +59,6 @@ def prune(
     options: Options = _DEFAULTS,
     *,
     latency: bool = True,
-    threads: int = 1,
     progress: Progress = silent,
 ) -> Result:
     """Prune an ONNX model to a target and measure what came of it.
@@ -82,9 +81,7 @@ def prune(
         sizes = measure_size(original, path or files[0], one), measure_size(pruned.model, files[1], one)
         compared, notes = compared_with_original(examined, pruned.model)
         closed_form = _closed_form(pruned)
-        times, untimed = (
-            latencies(files, ("before", "after"), sample(held), threads, options.seed) if latency else _NOT_TIMED
-        )
+        times, untimed = latencies(files, ("before", "after"), sample(held), options) if latency else _NOT_TIMED
     before, after = in_figures(sizes, compared, times)
     report = Report(
         model=model_name(examined),
@@ -117,10 +114,7 @@ def prune(
 
 def asked(pruned: Pruned) -> tuple[Asked, ...]:
     """Return the targets and what came of them."""
-    return tuple(
-        Asked(each.limit.metric, each.limit.limit, each.figure, each.figure <= each.limit.limit)
-        for each in pruned.reached
-    )
+    return tuple(Asked(each.limit.metric, each.limit.limit, each.figure, each.within) for each in pruned.reached)
 
 
 def _closed_form(pruned: Pruned) -> Measurement | None:
@@ -146,6 +140,6 @@ def _slower(latency: Latency | None) -> tuple[str, ...]:
     if latency is None or latency.ratio.value < 1:
         return ()
     return (
-        f"not faster on this machine: {latency.ratio.value:.2f} times the original's latency; ONNX Runtime's kernels "
-        "want round widths: try --round-to 4, 8 or 16",
+        f"NOT FASTER on this machine: {latency.ratio.value:.2f} times the original's latency; ONNX Runtime's kernels "
+        "want round widths: try --round-to auto, or --target-latency",
     )

@@ -13,6 +13,7 @@ from compress.data import Data
 from compress.errors import OptionError
 from compress.measure import Comparison, compare, largest_error
 from compress.prepare import Examined
+from compress.settings import Options
 from graph.errors import ModelError
 
 LATENCY_SECONDS = 2.0  # for each model
@@ -42,11 +43,18 @@ def sample(data: Data) -> Mapping[str, np.ndarray]:
 
 
 def latencies(
-    files: Sequence[Path], names: Sequence[str], feeds: Mapping[str, np.ndarray], threads: int, seed: int
+    files: Sequence[Path], names: Sequence[str], feeds: Mapping[str, np.ndarray], options: Options
 ) -> tuple[tuple[Latency | None, ...], tuple[str, ...]]:
     """Time the files in turn; where that cannot be, return Nones and a note, for the models are made by then."""
     try:
-        found = bench(files, threads=threads, duration_s=LATENCY_SECONDS * len(files), feeds=feeds, seed=seed)
+        found = bench(
+            files,
+            threads=options.threads,
+            provider=options.provider,
+            duration_s=LATENCY_SECONDS * len(files),
+            feeds=feeds,
+            seed=options.seed,
+        )
     except ModelError as error:
         reason = str(error).replace(f"{files[0].parent}{os.sep}", "")
         return (None,) * len(files), (f"latency was not measured: {reason}",)

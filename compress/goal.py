@@ -9,8 +9,8 @@ from compress.costs import CostModel, bytes_model, macs_model, params_model
 from compress.errors import OptionError
 from compress.searches import Budget
 from compress.settings import Options
-from compress.targets import Target
-from compress.widths import allowed_widths, matches
+from compress.targets import METRICS, Target
+from compress.widths import allowed_widths, matches, may_go
 from graph.analysis import Analysis
 from graph.channels import Channels
 from graph.errors import ModelError
@@ -49,7 +49,7 @@ class Limit:
         return Budget(self.cost, self.limit)
 
 
-def permitted(analysis: Analysis, names: Mapping[str, str], options: Options) -> dict[str, np.ndarray]:
+def permitted(analysis: Analysis, names: Mapping[str, str], options: Options, round_to: int) -> dict[str, np.ndarray]:
     """Return the widths that each group may take.
 
     Raises ModelError where nothing can be pruned, and OptionError for a pattern that fits no layer.
@@ -66,18 +66,30 @@ def permitted(analysis: Analysis, names: Mapping[str, str], options: Options) ->
             names,
             exclude=options.exclude,
             max_width_ratio=options.max_width_ratio,
-            round_to=options.round_to,
+            round_to=round_to,
+            removable=may_go(group, analysis.channels, names, options.exclude),
         )
         for group in groups
     }
 
 
-def limit_of(target: Target, analysis: Analysis, size: Callable[[], Original]) -> Limit:
-    """Return a target in figures of this network; `size` is asked where it is in bytes."""
+def limit_of(
+    target: Target,
+    analysis: Analysis,
+    size: Callable[[], Original],
+    latency: Callable[[], tuple[float, CostModel]],
+) -> Limit:
+    """Return a target in figures of this network.
+
+    `size` is asked where it is in bytes, and `latency` where it is in time: for the original's milliseconds, and those
+    of any widths.
+    """
     channels, shapes = analysis.channels, analysis.trace.shapes
     if target.metric == "bytes":
         bytes_ = size()
         return Limit(target, bytes_.as_is, bytes_model(channels, shapes, _item_bytes(analysis), bytes_.rewritten))
+    if target.metric == "latency":
+        return Limit(target, *latency())
     make, original = (
         (macs_model, analysis.original.macs) if target.metric == "macs" else (params_model, analysis.original.params)
     )
@@ -94,9 +106,10 @@ def out_of_reach(limit: Limit, allowed: Mapping[str, np.ndarray]) -> str:
     least = floor(limit, allowed)
     if least <= limit.limit:
         return ""
+    known = METRICS[limit.metric]
     return (
         f"the target, {limit.target}, is out of reach: the least that the permitted widths reach is "
-        f"{least / limit.original:.3f} of the original ({least:,.0f} of {limit.original:,.0f} {limit.metric})"
+        f"{least / limit.original:.3f} of the original ({known.written(least)} of {known.written(limit.original)})"
     )
 
 

@@ -185,7 +185,10 @@ class HowOptions:
     metric: str | None = None
     exclude: tuple[str, ...] = ()
     ratios: tuple[str, ...] = ()
-    round_to: int = 1
+    round_to: int | str | None = None
+    threads: int = 1
+    provider: str = "cpu"
+    profile: Path | None = None
     keep_batchnorm: bool = False
     device: str = "cpu"
 
@@ -207,6 +210,9 @@ class HowOptions:
             exclude=self.exclude,
             max_width_ratio=limits,
             round_to=self.round_to,
+            threads=self.threads,
+            provider=self.provider,
+            profile=self.profile,
             jobs=self.jobs,
             seed=seed,
             device=self.device,
@@ -224,6 +230,27 @@ def _ratio(text: str) -> tuple[str, float]:
     return pattern, ratio
 
 
+def _multiple(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | str | None:
+    if text is None or text == "auto":
+        return text
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise click.BadParameter(f"{text!r}: give a number above 0, or auto")
+    return int(text)
+
+
+multiple_option = click.option(
+    "--round-to",
+    callback=_multiple,
+    metavar="N|auto",
+    help="Widths: multiples of N, or of what suits the machine. [default: auto where latency counts, else 1]",
+)
+threads_option = click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Within an operator, where latency counts."
+)
+provider_option = click.option(
+    "--provider", default="cpu", show_default=True, metavar="NAME", help="Of ONNX Runtime, where latency counts."
+)
+
 _HOW = (
     click.option("--criterion", type=click.Choice(CRITERIA), default="cap", show_default=True, help="Ranks channels."),
     click.option("--search", type=click.Choice(SEARCHES), default="lagrange", show_default=True, help="Finds widths."),
@@ -240,8 +267,14 @@ _HOW = (
         metavar="PATTERN=SHARE",
         help="Keep at most this share of the channels of layers with such names. Repeatable.",
     ),
+    multiple_option,
+    threads_option,
+    provider_option,
     click.option(
-        "--round-to", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Widths: multiples of N."
+        "--profile",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Latency is that of another machine: what compress profile wrote there.",
     ),
     click.option("--keep-batchnorm", is_flag=True, help="Do not fold BatchNormalization into convolutions."),
     click.option(

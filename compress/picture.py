@@ -4,8 +4,9 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
+from compress.files import write_file
 from compress.measurement import Measurement
-from compress.report import printable, write_file
+from compress.report import printable
 from compress.sweep import Sweep
 
 _Figure = Callable[[Measurement], float | None]

@@ -1,6 +1,7 @@
 """The main job: a trained model and targets in, a smaller model out.
 
 examine   load → open data → simplify → couple → permitted widths        compress.prepare
+profiled  the latency of the layers, where that is a target              compress.latency
 prepare   convert → calibrate → curves → sensitivities
 cut       search → shrink → check the law → compensate → refine          compress.cut
 smallest  cut at several budgets, where a drop is allowed                compress.gate
@@ -15,9 +16,9 @@ import onnx_ir as ir
 
 from compress.cut import Pruned, cut
 from compress.gate import smallest
-from compress.prepare import examine, prepare
+from compress.prepare import examine, prepare, profiled
 from compress.progress import Progress, Timed, silent
-from compress.settings import Options
+from compress.settings import AUTO, Options
 from compress.targets import Target, parse_target
 
 __all__ = ["Goal", "Options", "prune_model", "targets_of"]
@@ -37,7 +38,12 @@ def prune_model(
     """Prune a model to a goal. Raises ModelError, DataError, OptionError, TargetError, Unreachable or LawError."""
     timed = Timed(progress)
     targets = targets_of(goal, options)
+    timely = any(target.metric == "latency" for target in targets)
+    if timely and options.round_to is None:
+        options = replace(options, round_to=AUTO)
     examined = examine(model, data, options, timed)
+    if timely:
+        examined = profiled(examined, timed)
     limits = examined.limits(targets)
     prepared = prepare(examined, timed)
     if options.max_drop is None:

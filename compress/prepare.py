@@ -5,6 +5,7 @@ prepare   convert → calibrate → curves → sensitivities
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,18 @@ import onnx_ir as ir
 import torch
 
 from calibrate.range import range_warning
+from compress.costs import CostModel
 from compress.criteria import CRITERIA
 from compress.data import Data, chunk_size, deal, open_samples
 from compress.errors import OptionError
 from compress.file_size import file_bytes, finished, written_bytes
 from compress.goal import Limit, Original, limit_of, out_of_reach, permitted
+from compress.latency import Clock, measured, multiple, settings_of
 from compress.metric import Metric, load_metric
+from compress.profiling.on_device import CHAIN_ROUNDS
+from compress.profiling.profile import Profile
+from compress.profiling.profile import load as load_profile
+from compress.profiling.tables import latency_model
 from compress.progress import Timed
 from compress.ranking import Ranking, rank, searched_images
 from compress.searches import SEARCHES, WITH_TRIALS
@@ -39,7 +46,7 @@ class Examined:
     """A model and its data, with all that is known before anything is calibrated.
 
     `path` is None for a model in memory; `names` are what people know the nodes by; `allowed` the widths permitted to
-    each group.
+    each group; `profile` the machine whose latency is a target, where one is.
     """
 
     original: ir.Model
@@ -51,6 +58,7 @@ class Examined:
     names: Mapping[str, str]
     allowed: Mapping[str, np.ndarray]
     notes: tuple[str, ...]
+    profile: Profile | None = None
 
     def limits(self, targets: Sequence[Target]) -> tuple[Limit, ...]:
         """Return targets in figures of this model. Raises Unreachable, naming each that is and what is possible."""
@@ -61,11 +69,24 @@ class Examined:
 
     def limit(self, target: Target) -> Limit:
         """Return a target in figures of this model, whether it can be reached or not."""
-        return limit_of(target, self.analysis, self.size_of_original)
+        return limit_of(target, self.analysis, self.size_of_original, self.latency)
 
     def out_of_reach(self, limit: Limit) -> str:
         """Return why the limit cannot be reached, with what can; "" where it can."""
         return out_of_reach(limit, self.allowed)
+
+    def latency(self) -> tuple[float, CostModel]:
+        """Return the original's milliseconds and those of any widths; ValueError without a profile."""
+        if self.profile is None:
+            raise ValueError("nothing is known of the latency: `profiled` comes first")
+        return self.profile.original_ms, latency_model(self.profile, self.analysis)
+
+    @property
+    def clock(self) -> Clock | None:
+        """What times models for a target of latency; None where that is of another machine."""
+        if self.options.profile is not None:
+            return None
+        return Clock(self.original, self.data.few(self.data.batch or 1), settings_of(self.options), self.options.seed)
 
     def size_of_original(self) -> Original:
         """Return the bytes of the file as it is, and as it would be written with every channel kept."""
@@ -107,8 +128,28 @@ def examine(model: ir.Model | str | Path, data: Any, options: Options, timed: Ti
     with timed("analyse", 1):
         analysis = analyse(original, dealt.few(1), keep_batchnorm=options.keep_batchnorm)
         names = display_names(analysis.model)
-        allowed = permitted(analysis, names, options)
-    return Examined(original, path, options, metric, dealt, analysis, names, allowed, notes)
+    profile = None if options.profile is None else load_profile(options.profile, analysis.channels)
+    with timed("round to", CHAIN_ROUNDS) as advance:
+        round_to = multiple(options, profile, advance)
+    allowed = permitted(analysis, names, options, round_to)
+    return Examined(original, path, options, metric, dealt, analysis, names, allowed, notes, profile)
+
+
+def profiled(examined: Examined, timed: Timed) -> Examined:
+    """Return it with a profile: that of another machine which the options name, or one measured here."""
+    if examined.profile is not None:
+        return examined
+    data, options = examined.data, examined.options
+    with ExitStack() as stack:
+        found = measured(
+            examined.original,
+            examined.analysis,
+            examined.allowed,
+            data.few(data.batch or 1),
+            settings_of(options),
+            stage=lambda total: stack.enter_context(timed("latency", total)),
+        )
+    return replace(examined, profile=Profile.of(found))
 
 
 def check(options: Options) -> Metric | None:

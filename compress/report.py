@@ -6,9 +6,7 @@ The JSON has `schema_version`, which grows when a field changes its meaning or g
 import dataclasses
 import json
 import math
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +18,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from compress.errors import OptionError
+from compress.files import write_file
 from compress.measurement import Measurement
+from compress.targets import METRICS
 from graph.channels import Frozen
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 WIDTH = 120
+BAD = "bold red"
 
 JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
 
@@ -139,7 +139,7 @@ _ROWS = (
     _Row("MACs", lambda m: m.macs, quantity, _ratio),
     _Row("parameters", lambda m: m.params, quantity, _ratio),
     _Row("file", lambda m: m.file_bytes, lambda v: f"{quantity(v)}B", _ratio),
-    _Row("latency p50", _milliseconds, lambda v: f"{v:.3g} ms", _ratio),
+    _Row("latency p50", _milliseconds, lambda v: f"{v:.3g} ms", lambda old, new: ""),
     *_OUTPUT_ROWS,
 )
 
@@ -151,6 +151,9 @@ def measurement_table(before: Measurement, after: Measurement) -> Table:
         old, new = row.value(before), row.value(after)
         if old is not None or new is not None:
             shown.add_row(row.title, _written(row, old), _written(row, new), _change(row, old, new))
+    if after.latency_ms is not None:
+        style = BAD if after.latency_ms.slower else ""
+        shown.add_row("latency, of runs in turn", "", "", f"× {after.latency_ms.ratio.value:.3f}", style=style)
     return shown
 
 
@@ -214,7 +217,7 @@ def print_report(report: Report, to: Console) -> None:
     if report.refinement is not None:
         to.print(Text(_refined(report.refinement, report.closed_form)))
     for target in report.targets:
-        to.print(Text(_sentence(target)))
+        to.print(Text(_sentence(target), style="" if target.met else BAD))
     if any(width.after < width.before for width in report.widths):
         to.print(width_table(report.widths))
     if report.frozen:
@@ -233,7 +236,10 @@ def _refined(refinement: "Refinement", closed_form: Measurement | None) -> str:
 
 def _sentence(target: Asked) -> str:
     verdict = "reached" if target.met else "MISSED"
-    return f"target {target.metric} ≤ {quantity(target.limit)}: {verdict}, {quantity(target.reached)}"
+    if target.met and target.reached > target.limit:
+        verdict = "reached within the interval of its measurement"
+    written = METRICS[target.metric].written
+    return f"target {target.metric} ≤ {written(target.limit)}: {verdict}, {written(target.reached)}"
 
 
 def _reasons(frozen: Iterable[Frozen]) -> list[str]:
@@ -281,14 +287,3 @@ def write_json(data: Mapping[str, JsonValue], path: Path) -> None:
     """Write JSON in one piece. Raises OptionError where that is not possible."""
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_file(text.encode("utf-8"), path)
-
-
-def write_file(content: bytes, path: Path) -> None:
-    """Write a temporary file beside `path` and rename it. Raises OptionError where that is not possible."""
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            written = Path(folder) / path.name
-            written.write_bytes(content)
-            os.replace(written, path)
-    except OSError as error:
-        raise OptionError(f"{path} cannot be written: {error.strerror or error}") from error

@@ -9,6 +9,7 @@ import numpy as np
 from calibrate.preprocess import Preprocess
 
 MetricFunction = Callable[[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray | None], float]
+AUTO = "auto"
 COMPENSATIONS = ("asymmetric", "symmetric", "none")
 
 
@@ -17,10 +18,12 @@ class Options:
     """How to prune; the defaults suit most models.
 
     `shapes` states sizes that inputs leave free, by input name; `exclude` and the keys of `max_width_ratio` are shell
-    patterns of node names; `round_to` makes every width a multiple. `max_drop` is how much of the accuracy may be lost
-    (0.01 is one point), see `compress.gate`; `metric` what stands in for accuracy, a function or "module:function",
-    see `compress.metric`. `refine` is the number of steps of gradient descent after the closed form. `jobs` processes
-    and a `checkpoint` file serve searches that try many candidates.
+    patterns of node names. `round_to` makes every width a multiple: of a number, or with AUTO of what suits the machine
+    (the default where latency is a target, else 1). `threads` and `provider` are how ONNX Runtime runs where latency is
+    measured; with `profile`, a file that `compress profile` wrote, latency is that of another machine. `max_drop` is
+    how much of the accuracy may be lost (0.01 is one point), see `compress.gate`; `metric` what stands in for accuracy,
+    a function or "module:function", see `compress.metric`. `refine` is the number of steps of gradient descent after
+    the closed form. `jobs` processes and a `checkpoint` file serve searches that try many candidates.
 
     For comparison: `criterion` and `search` name what ranks channels and chooses widths; `compensation` "symmetric" is
     CaP's own (every consumer is fitted to its own output, by the statistics of the original network), and "none" keeps
@@ -40,7 +43,10 @@ class Options:
     refine: int = 0
     exclude: Sequence[str] = ()
     max_width_ratio: Mapping[str, float] | None = None
-    round_to: int = 1
+    round_to: int | str | None = None
+    threads: int = 1
+    provider: str = "cpu"
+    profile: str | Path | None = None
     jobs: int = 1
     checkpoint: str | Path | None = None
     seed: int = 0

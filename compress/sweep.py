@@ -82,7 +82,6 @@ def sweep(
     options: Options = _DEFAULTS,
     *,
     latency: bool = True,
-    threads: int = 1,
     output_dir: Path | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
@@ -110,7 +109,7 @@ def sweep(
         save(examined.original, original)
         before = measure_size(examined.original, examined.path or original, examined.data.few(1))
         with timed("measure", 1):
-            times, untimed = _times(examined, original, cuts, threads) if latency else ([None] * (1 + len(cuts)), ())
+            times, untimed = _times(examined, original, cuts) if latency else ([None] * (1 + len(cuts)), ())
     compared = next(cut.compared for cut in cuts if cut.compared is not None)
     return Sweep(
         model=model_name(examined),
@@ -152,14 +151,12 @@ def _cut(prepared: Prepared, limit: Limit, folder: Path, overwrite: bool, advanc
     return _Cut(replace(row, after=after), file, compared, own + notes)
 
 
-def _times(
-    examined: Examined, original: Path, cuts: Sequence[_Cut], threads: int
-) -> tuple[list[Latency | None], tuple[str, ...]]:
+def _times(examined: Examined, original: Path, cuts: Sequence[_Cut]) -> tuple[list[Latency | None], tuple[str, ...]]:
     """Return the latency of the original and of each budget that was reached, all timed in turn."""
     made = [cut for cut in cuts if cut.file is not None]
     files = [original, *(cut.file for cut in made if cut.file is not None)]
     names = ["original", *(cut.row.target for cut in made)]
-    times, notes = latencies(files, names, sample(examined.data), threads, examined.options.seed)
+    times, notes = latencies(files, names, sample(examined.data), examined.options)
     left = iter(times)
     return [next(left), *(None if cut.file is None else next(left) for cut in cuts)], notes
 

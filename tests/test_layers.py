@@ -68,6 +68,20 @@ def test_what_needs_no_torch_does_not_import_it(package: str) -> None:
     assert done.stdout.split() == ["False", "False"]
 
 
+def test_a_bench_needs_light_packages_alone(tmp_path: Path) -> None:
+    """Its result, and its error too, are there where torch, scipy and what reads images are not."""
+    code = """
+import sys
+for name in ("torch", "onnx2torch", "onnxscript", "scipy", "PIL", "matplotlib"):
+    sys.modules[name] = None  # importing it raises
+from compress.cli import main
+sys.exit(main(["bench", *sys.argv[1:], "--duration", "0.01"]))
+"""
+    for model, expected in ((ROOT / "sample_models" / "digits_mobile.onnx", 0), (tmp_path / "missing.onnx", 3)):
+        done = subprocess.run([sys.executable, "-c", code, str(model)], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == expected, done.stderr
+
+
 def test_every_rule_module_is_imported() -> None:
     """A rule in a file that the package does not import would silently not exist."""
     modules = {path.stem for path in (ROOT / "graph" / "rules").glob("*.py")} - {"__init__"}

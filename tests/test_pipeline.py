@@ -108,10 +108,12 @@ def test_what_is_not_weights_survives(name: str, halved: dict[str, Result]) -> N
     assert after.opset_import == before.opset_import and after.ir_version == before.ir_version
     assert after.metadata_props == before.metadata_props and after.graph.name == before.graph.name
     kinds = [[(node.output[0], node.op_type) for node in proto.graph.node] for proto in (before, after)]
-    folded = [(name, kind) for name, kind in kinds[0] if kind not in {"BatchNormalization", "Constant"}]
+    folded = [kind for name, kind in kinds[0] if kind not in {"BatchNormalization", "Constant"}]
     known = {value for node in before.graph.node for value in node.output}
-    # others are what mends a computed size
-    assert [kind for name, kind in kinds[1] if name in known] == [kind for _, kind in folded]
+    stayed = [kind for name, kind in kinds[1] if name in known]  # others are what mends a computed size
+    rest = iter(folded)
+    assert all(kind in rest for kind in stayed)  # in their order
+    assert stayed == folded or any(width.after == 0 for width in halved[name].report.widths)
     for batch in (1, 3):
         assert scores(halved[name].model, digits()[0][:batch]).shape == (batch, 10)
 
@@ -204,11 +206,11 @@ def test_a_budget_is_tightened_where_costs_were_too_low(monkeypatch: pytest.Monk
 
 
 def test_each_target_out_of_reach_is_named() -> None:
-    targets = several(("macs", 0.5), ("params", 0.001), ("bytes", 500))
+    targets = several(("macs", 0.5), ("params", 0.0001), ("bytes", 500))
     with pytest.raises(Unreachable) as caught:
         job("mobile", targets, samples=8)
     params, size = str(caught.value).split("; ")
-    assert "0.001 of the original's params, is out of reach" in params
+    assert "0.0001 of the original's params, is out of reach" in params
     assert "at most 500 bytes, is out of reach" in size
 
 
@@ -287,9 +289,9 @@ def test_few_images_work_and_are_said_to_be_few(number: int) -> None:
 
 def test_the_least_that_can_be_reached_is_said() -> None:
     with pytest.raises(
-        Unreachable, match=r"0\.001 of the original's macs, is out of reach: the least .* is 0\.0\d+ of"
+        Unreachable, match=r"0\.0001 of the original's macs, is out of reach: the least .* is 0\.00\d of"
     ):
-        job("residual", 0.001)
+        job("residual", 0.0001)
     with pytest.raises(Unreachable, match=r"reach is 1\.000 of the original"):
         job("residual", 0.5, exclude=["*"])
 
@@ -363,7 +365,7 @@ def test_dead_channels_go_first_and_for_nothing() -> None:
     one = whole - 7 * 36 * (8 + 8)  # the dead layer cut to one channel
     result = prune(model, str(one), samples(48), latency=False)
     widths = {width.group: width.after for width in result.report.widths}
-    assert sorted(widths.values()) == [1, 8]
+    assert sorted(widths.values()) == [0, 8]  # to be gone is no worse, and not dearer
     np.testing.assert_allclose(scores(result.model, samples(4)), scores(model, samples(4)), rtol=1e-3, atol=1e-3)
 
 

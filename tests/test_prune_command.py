@@ -114,7 +114,7 @@ def test_an_operator_that_nothing_can_run(folder: Path, refused: Refused) -> Non
     [
         ([], "give a target"),
         (["--target-size", "0"], "--target-size '0' leaves nothing"),
-        (["--target-size", "4XB"], "nor a count such as 4MB"),
+        (["--target-size", "4XB"], "nor a figure such as 4MB"),
         (["--max-drop", "1"], "--max-drop"),
         (["--max-drop", "0.1", "--checkpoint", "c.json"], "a checkpoint is of one search"),
         (["--target-flops", "0.5", "--metric", "nonsense"], "give module:function"),

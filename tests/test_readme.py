@@ -13,7 +13,7 @@ from compress.cli import compress
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("command", ["prune", "sweep"])
+@pytest.mark.parametrize("command", ["bench", "prune", "sweep"])
 def test_every_option_is_explained(command: str) -> None:
     options = {name for parameter in compress.commands[command].params for name in parameter.opts if name[:2] == "--"}
     assert options - {"--help"} <= set(re.findall(r"--[a-z-]+", README))

@@ -64,6 +64,21 @@ def test_bytes_have_units_of_their_own(text: str, limit: float) -> None:
     assert parse_target("bytes", "50%") == Target("bytes", 0.5, True)
 
 
+@pytest.mark.parametrize(
+    ("text", "milliseconds"), [("8ms", 8), ("8 MS", 8), ("0.5s", 500), ("250us", 0.25), (".8ms", 0.8)]
+)
+def test_a_latency_is_a_share_or_has_a_unit(text: str, milliseconds: float) -> None:
+    assert parse_target("latency", text) == Target("latency", pytest.approx(milliseconds), False)
+    assert parse_target("latency", "0.6") == Target("latency", 0.6, True)
+    assert str(parse_target("latency", text)) == f"at most {milliseconds:.4g} ms"
+
+
+@pytest.mark.parametrize("text", ["8", "800", "1.5", "8M", "0ms", "ms"])
+def test_a_time_without_its_unit_is_refused(text: str) -> None:
+    with pytest.raises(TargetError, match=r"such as 8ms|leaves nothing"):
+        parse_target("latency", text)
+
+
 @pytest.mark.parametrize("text", ["4MB", "3MiB", "5iB", "100B"])
 def test_other_counts_have_no_bytes(text: str) -> None:
     with pytest.raises(TargetError, match="such as 60M"):

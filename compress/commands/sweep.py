@@ -51,7 +51,6 @@ TARGETS = "0.9,0.8,0.7,0.6,0.5,0.4,0.3,0.2"
     help="Keep the models, as MODEL-TARGET.onnx.",
 )
 @click.option("--force", is_flag=True, help="Overwrite models in --output-dir.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="For the latency.")
 @how_options
 @data_options
 @shape_option
@@ -65,7 +64,6 @@ def command(
     picture: Path | None,
     output_dir: Path | None,
     force: bool,
-    threads: int,
     shapes: dict[str, tuple[int, ...]],
     seed: int,
     json_path: Path | None,
@@ -87,7 +85,6 @@ def command(
         wanted,
         data.data,
         options,
-        threads=threads,
         output_dir=output_dir,
         overwrite=force,
         progress=on_terminal,

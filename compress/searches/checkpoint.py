@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from compress.errors import OptionError
+from compress.files import write_file
 from compress.searches.problem import Problem
 
 _VERSION = 1
@@ -54,6 +54,4 @@ class Checkpoint:
         if self.path is None:
             return
         content = {**self.about, "tried": [{"latent": latent, "fitness": fitness} for latent, fitness in tried]}
-        beside = self.path.with_name(self.path.name + ".part")
-        beside.write_text(json.dumps(content), encoding="utf-8")
-        os.replace(beside, self.path)
+        write_file(json.dumps(content).encode("utf-8"), self.path)

@@ -1,0 +1,18 @@
+"""Files that are whole or not there."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from compress.errors import OptionError
+
+
+def write_file(content: bytes, path: Path) -> None:
+    """Write a temporary file beside `path` and rename it. Raises OptionError where that is not possible."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            written = Path(folder) / path.name
+            written.write_bytes(content)
+            os.replace(written, path)
+    except OSError as error:
+        raise OptionError(f"{path} cannot be written: {error.strerror or error}") from error
