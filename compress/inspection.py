@@ -16,11 +16,15 @@ from graph.model import load
 
 @dataclass(frozen=True)
 class GroupFacts:
-    """One group: its width, the MACs that go if it is cut to one channel, and its nodes by display name."""
+    """One group: its width, the MACs that go if it is cut as far as can be, and its nodes by display name.
+
+    `lasting` says why it must keep a channel; "" where all of them may go, as a branch does.
+    """
 
     name: str
     channels: int
     macs_at_stake: int
+    lasting: str
     producers: tuple[str, ...]
     followers: tuple[str, ...]
     consumers: tuple[str, ...]
@@ -28,7 +32,7 @@ class GroupFacts:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `compress inspect` shows; `least_macs` with every group cut to one channel.
+    """What `compress inspect` shows; `least_macs` with every group cut as far as can be.
 
     `inputs` are the shapes that the figures are for; `converted` is a sentence where the model was quantised, or laid
     out for one processor.
@@ -54,6 +58,7 @@ def inspect(
     analysis = analyse(model, feeds, keep_batchnorm=keep_batchnorm)
     costs = macs_model(analysis.channels, analysis.count, analysis.trace.shapes)
     full = {group.name: len(group.channels) for group in analysis.channels.groups}
+    narrowest = {name: int(name not in analysis.channels.removable) for name in full}
     names = display_names(analysis.model)
 
     def shown(sites: tuple[Site, ...]) -> tuple[str, ...]:
@@ -61,24 +66,24 @@ def inspect(
 
     facts = []
     for group in analysis.channels.groups:
-        whole, one = costs.of_group(group.name, np.array([len(group.channels), 1]), full)
+        whole, least = costs.of_group(group.name, np.array([len(group.channels), narrowest[group.name]]), full)
         facts.append(
             GroupFacts(
                 group.name,
                 len(group.channels),
-                round(whole - one),
+                round(whole - least),
+                analysis.channels.lasting[group.name],
                 shown(group.producers),
                 shown(group.followers),
                 shown(group.consumers),
             )
         )
-    least = costs.total(dict.fromkeys(full, 1))
     original = analysis.original
     return Inspection(
         {name: array.shape for name, array in feeds.items()},
         original.macs,
         original.params,
-        round(least),
+        round(costs.total(narrowest)),
         tuple(facts),
         analysis.channels.frozen,
         original.uncounted,

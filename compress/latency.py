@@ -10,11 +10,10 @@ import onnx_ir as ir
 from compress.errors import OptionError
 from compress.onboard import NoProvider, Settings, Timed, available, rounds, runs_per_turn
 from compress.profiling import multiples, on_device
-from compress.profiling.kit import kit, serialised
+from compress.profiling.kit import Kit, serialised
 from compress.profiling.profile import Profile
 from compress.settings import AUTO, Options
 from compress.statistics import Ratio, median_ratio
-from graph.analysis import Analysis
 
 SITTINGS = 3  # of one comparison: where in memory a session happens to lie makes it a little faster or slower
 SECONDS = 0.8  # of each
@@ -41,20 +40,10 @@ def multiple(options: Options, profile: Profile | None, advance: Callable[[], No
     return profile.multiple
 
 
-def measured(
-    original: ir.Model,
-    analysis: Analysis,
-    allowed: Mapping[str, np.ndarray],
-    feeds: Mapping[str, np.ndarray],
-    settings: Settings,
-    *,
-    chains: bool = False,
-    stage: Callable[[int], Callable[[], None]] = lambda total: lambda: None,
-) -> dict[str, Any]:
-    """Return the profile of a model on this machine, as JSON takes it; `stage` is told how many steps it takes."""
-    small = kit(original, analysis, allowed, feeds, settings, chains=chains)
-    steps = len(small.request["networks"]) + on_device.CHAIN_ROUNDS * chains
-    return on_device.measure(small.request, small.read, small.feeds, stage(steps))
+def measured(made: Kit, stage: Callable[[int], Callable[[], None]]) -> dict[str, Any]:
+    """Return the profile of a kit on this machine, as JSON takes it; `stage` is told how many steps it takes."""
+    steps = len(made.request["networks"]) + on_device.CHAIN_ROUNDS * bool(made.request["chains"])
+    return on_device.measure(made.request, made.read, made.feeds, stage(steps))
 
 
 @dataclass(frozen=True)

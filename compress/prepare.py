@@ -23,6 +23,7 @@ from compress.file_size import file_bytes, finished, written_bytes
 from compress.goal import Limit, Original, limit_of, out_of_reach, permitted
 from compress.latency import Clock, measured, multiple, settings_of
 from compress.metric import Metric, load_metric
+from compress.profiling.kit import kit
 from compress.profiling.on_device import CHAIN_ROUNDS
 from compress.profiling.profile import Profile
 from compress.profiling.profile import load as load_profile
@@ -140,15 +141,10 @@ def profiled(examined: Examined, timed: Timed) -> Examined:
     if examined.profile is not None:
         return examined
     data, options = examined.data, examined.options
+    feeds = data.few(data.batch or 1)
+    made = kit(examined.original, examined.analysis, examined.allowed, feeds, settings_of(options))
     with ExitStack() as stack:
-        found = measured(
-            examined.original,
-            examined.analysis,
-            examined.allowed,
-            data.few(data.batch or 1),
-            settings_of(options),
-            stage=lambda total: stack.enter_context(timed("latency", total)),
-        )
+        found = measured(made, lambda total: stack.enter_context(timed("latency", total)))
     return replace(examined, profile=Profile.of(found))
 
 

@@ -27,9 +27,9 @@ MODEL = "residual"
 def machine(monkeypatch: pytest.MonkeyPatch, told: Callable[[float], float], real: Callable[[float], float]) -> None:
     """Put a machine in the place of this one: its tables tell one function of the share of MACs, its clock another."""
 
-    def measured(
-        original: ir.Model, analysis: Analysis, allowed: Mapping[str, np.ndarray], *_: Any, **__: Any
-    ) -> dict[str, Any]:
+    def measured(made: tuple[Any, ...], _: Any) -> dict[str, Any]:
+        analysis: Analysis = made[1]
+        allowed: Mapping[str, np.ndarray] = made[2]
         cost = macs_model(analysis.channels, analysis.count, analysis.trace.shapes)
         rng = np.random.default_rng(0)
         networks = [{name: int(rng.choice(widths[widths > 0])) for name, widths in allowed.items()} for _ in range(20)]
@@ -42,6 +42,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, told: Callable[[float], float], rea
         value = real(macs(model) / macs(clock.original))
         return Ratio(value, value, value)
 
+    monkeypatch.setattr(prepare, "kit", lambda *given: given)
     monkeypatch.setattr(prepare, "measured", measured)
     monkeypatch.setattr(Clock, "ratio", ratio)
     monkeypatch.setattr(multiples, "measured", lambda *_, **__: 4)

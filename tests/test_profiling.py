@@ -4,6 +4,7 @@ import itertools
 import json
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from scipy.interpolate import RegularGridInterpolator
 from small_graphs import build
 
+from compress.cli import main
 from compress.costs import Extent, Table, macs_model
 from compress.errors import OptionError
 from compress.onboard import Settings
@@ -26,6 +28,7 @@ from compress.profiling.profile import KernelTime, Measured, Profile, load
 from compress.profiling.tables import latency_model
 from graph.analysis import Analysis, analyse
 from graph.inputs import example_inputs
+from graph.model import load as load_model
 
 CHAIN = """(float[1,8,6,6] x) => (float[1,4,6,6] y)
     <float[12,8,3,3] w1, float[16,12,1,1] w2, float[12,16,1,1] w3, float[12,1,3,3] w4, float[4,12,1,1] w5> {
@@ -214,8 +217,6 @@ def digits() -> Path:
 
 @pytest.fixture(scope="module")
 def small_kit() -> tuple[Kit, Analysis, ir.Model]:
-    from graph.model import load as load_model
-
     original = load_model(digits())
     feeds = example_inputs(original)
     analysis = analyse(original, feeds)
@@ -253,6 +254,31 @@ def test_a_kit_runs_where_there_is_only_numpy_and_onnxruntime(
     read = load(result, analysis.channels)
     assert [dict(row.widths) for row in read.networks] == [each["widths"] for each in made.request["networks"]]
     assert file.stat().st_size < len(serialised(original)) * (len(read.networks) + 1)
+
+
+def test_a_kit_says_in_a_line_what_it_cannot_do(small_kit: tuple[Kit, Analysis, ir.Model], tmp_path: Path) -> None:
+    file = tmp_path / "kit.pyz"
+    write(small_kit[0], file)
+    for arguments, words in (
+        (["-o", str(tmp_path / "no" / "p.json")], "is not a folder"),
+        (["-o", str(tmp_path / "p.json"), "--provider", "warp"], "'warp' is not in this ONNX Runtime"),
+    ):
+        ended = subprocess.run([sys.executable, str(file), *arguments], capture_output=True, text=True, cwd=tmp_path)
+        assert ended.returncode == 2 and words in ended.stderr and "Traceback" not in ended.stderr
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_command_measures_here_or_writes_a_kit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made, kit_file = tmp_path / "here.json", tmp_path / "there.pyz"
+    assert main(["profile", str(digits()), "-o", str(made), "--round-to", "16"]) == 0
+    assert "networks of" in capsys.readouterr().out
+    channels = analyse(load_model(digits())).channels
+    assert load(made, channels).multiple in multiples.MULTIPLES
+    assert main(["profile", str(digits()), "-o", str(made)]) == 2  # it exists
+    assert main(["profile", str(digits()), "--kit", str(kit_file)]) == 0
+    assert "python3 there.pyz" in capsys.readouterr().out and zipfile.is_zipfile(kit_file)
+    assert main(["profile", str(digits()), "--kit", str(kit_file), "-o", str(made), "--force"]) == 2
+    assert "here, or --kit" in capsys.readouterr().err
 
 
 def test_a_hollow_model_has_zeros_for_large_weights_only() -> None:

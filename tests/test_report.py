@@ -1,7 +1,7 @@
 """What the report says and how: figures, escaping, JSON that holds anything measured."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from io import StringIO
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from compress.bench import Environment, Latency
 from compress.errors import OptionError
 from compress.gate import Candidate, Gate
 from compress.measurement import Measurement
@@ -27,6 +28,7 @@ from compress.report import (
     with_version,
     write_json,
 )
+from compress.statistics import Ratio
 from graph.channels import Frozen
 
 BEFORE = Measurement(params=850_000, macs=125_500_000, file_bytes=3_400_000, agreement=1.0, top1=0.933)
@@ -42,6 +44,11 @@ REPORT = Report(
     measured_on="agreement and top-1 measured on 128 samples",
     notes=("Images were generated.", "two\nlines \x1b[31m"),
 )
+
+
+def timed(ratio: Ratio) -> Latency:
+    machine = Environment(**dict.fromkeys((field.name for field in fields(Environment)), ""))  # type: ignore[arg-type]
+    return Latency("m", *[8.0 * ratio.value] * 5, 100.0, 20, 1, 0.01, ratio, machine)
 
 
 def text(report: Report) -> str:
@@ -81,6 +88,18 @@ def test_what_else_was_done_is_said() -> None:
     plain = json.loads(json.dumps(report_json(report)))
     assert plain["gate"]["candidates"][1] == {"macs": 0.75, "drop": 0.005, "passed": True}
     assert plain["refinement"]["best"] == 40 and plain["closed_form"]["top1"] == 0.9
+
+
+@pytest.mark.parametrize(("ratio", "red"), [(Ratio(1.2, 1.1, 1.3), True), (Ratio(1.02, 0.9, 1.1), False)])
+def test_a_model_that_is_slower_for_certain_is_red(ratio: Ratio, red: bool) -> None:
+    screen = Console(file=StringIO(), width=100, force_terminal=True, color_system="standard", markup=False)
+    slow = replace(AFTER, latency_ms=timed(ratio))
+    print_report(
+        replace(REPORT, before=replace(BEFORE, latency_ms=timed(Ratio(1, 1, 1))), after=slow, targets=()), screen
+    )
+    assert isinstance(screen.file, StringIO)
+    (line,) = (line for line in screen.file.getvalue().splitlines() if "in turn" in line)
+    assert f"× {ratio.value:.3f}" in line and ("\x1b[1;31m" in line) is red
 
 
 def test_targets_widths_and_frozen_are_said() -> None:

@@ -26,11 +26,12 @@ def command(model: Path, keep_batchnorm: bool, shapes: dict[str, tuple[int, ...]
     if found.converted is not None:
         screen.print(printable(found.converted), soft_wrap=True)
     if found.groups:
-        shown = table("group", "channels", "MACs at stake", "share", "producers", "followers", "consumers")
+        shown = table("group", "channels", "least", "MACs at stake", "share", "producers", "followers", "consumers")
         for group in found.groups:
             shown.add_row(
                 printable(group.name),
                 str(group.channels),
+                str(int(bool(group.lasting))),
                 quantity(group.macs_at_stake),
                 percent(group.macs_at_stake / max(found.macs, 1)),
                 *(printable(_few(nodes)) for nodes in (group.producers, group.followers, group.consumers)),

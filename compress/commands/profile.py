@@ -69,21 +69,13 @@ def command(
     settings = settings_of(options) if kit is None else Settings(threads, provider)
     with on_terminal("round to", CHAIN_ROUNDS) as advance:
         allowed = permitted(analysis, display_names(analysis.model), options, multiple(options, None, advance))
+    made = kit_of(original, analysis, allowed, feeds, settings, chains=True)
     if kit is not None:
-        made = kit_of(original, analysis, allowed, feeds, settings, chains=True)
         write(made, kit)
         console().print(printable(f"{kit}: on the other machine, python3 {kit.name} -o profile.json"), soft_wrap=True)
         return
     with ExitStack() as stack:
-        found = measured(
-            original,
-            analysis,
-            allowed,
-            feeds,
-            settings,
-            chains=True,
-            stage=lambda total: stack.enter_context(on_terminal("latency", total)),
-        )
+        found = measured(made, lambda total: stack.enter_context(on_terminal("latency", total)))
     write_json(found, destination)
     profile = Profile.of(found)
     said = (

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import sys
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from compress.onboard import Settings, Timed, available, machine, rounds, runs_per_turn, warm_up
+from compress.onboard import NoProvider, Settings, Timed, available, machine, rounds, runs_per_turn, warm_up
 
 VERSION = 1
 RUNS_S = 0.25  # of every network's kernels
@@ -108,6 +109,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="threads within an operator")
     parser.add_argument("--provider", help="cpu, cuda, ... as this ONNX Runtime has them")
     arguments = parser.parse_args()
+    if not arguments.output.parent.is_dir():
+        parser.error(f"{arguments.output.parent} is not a folder")  # before the work, not after it
     with zipfile.ZipFile(sys.argv[0]) as kit:
         request = json.loads(kit.read("request.json"))
         for name in ("threads", "provider"):
@@ -122,8 +125,13 @@ def main() -> None:
         def advance() -> None:
             nonlocal done
             done += 1
-            print(f"\rmeasured {done} of {total}", end="", file=sys.stderr, flush=True)
+            if sys.stderr.isatty():
+                print(f"\rmeasured {done} of {total}", end="\n" * (done == total), file=sys.stderr, flush=True)
 
-        found = measure(request, kit.read, feeds, advance)
-    print(file=sys.stderr)
-    arguments.output.write_text(json.dumps(found), encoding="utf-8")
+        try:
+            found = measure(request, kit.read, feeds, advance)
+        except NoProvider as error:
+            parser.error(str(error))
+    written = arguments.output.with_name(f"{arguments.output.name}.part")
+    written.write_text(json.dumps(found), encoding="utf-8")
+    os.replace(written, arguments.output)
