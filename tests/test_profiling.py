@@ -137,13 +137,14 @@ def kernels(widths: dict[str, int], analysis: Analysis) -> tuple[KernelTime, ...
     by_node = {site.node: group.name for group in analysis.channels.groups for site in group.producers}
     stream, inner = widths[by_node["a"]], widths[by_node["b"]]
 
-    def made(name: str, op_type: str, time: float, channels: int, read: int) -> KernelTime:
-        return KernelTime(name, op_type, time, ((1, read, 6, 6),), ((1, channels, 6, 6),))
+    def made(name: str, op_type: str, time: float, channels: int, read: int, fused: int = 0) -> KernelTime:
+        added = ((1, channels, 6, 6),) * fused
+        return KernelTime(name, op_type, time, ((1, read, 6, 6), *added), ((1, channels, 6, 6),))
 
     return (
         made("r_nchwc", "Conv", us["a"], stream, 8),
         made("fused b", "FusedConv", us["b"], inner, stream),
-        made("u_nchwc_token_12", "Conv", us["c"], stream, inner),
+        made("u_nchwc_token_12", "Conv", us["c"], stream, inner, fused=1),
         made("ReorderOutput", "ReorderOutput", us["reorder"], stream, stream),
         made("d", "Conv", us["d"], stream, stream),
         made("y_nchwc", "Conv", us["y"], 4, stream),
@@ -185,6 +186,17 @@ def test_what_disturbs_some_networks_is_put_right_by_their_wholes() -> None:
     model = latency_model(replace(found, networks=tuple(map(disturbed, found.networks))), analysis)
     for widths in every(analysis):
         assert model.total(widths) == pytest.approx(sum(times(widths, analysis).values()) / 1e3, rel=1e-6)
+
+
+def test_what_went_altogether_costs_nothing() -> None:
+    analysis = chain()
+    model = latency_model(profile(analysis, [every(analysis)[-1]]), analysis)  # each group at one width only
+    whole = every(analysis)[-1]
+    (inner,) = (g.name for g in analysis.channels.groups if g.producers[0].node == "b")
+    us = times(whole, analysis)
+    assert model.total({**whole, inner: 0}) == pytest.approx(
+        (sum(us.values()) - us["b"] - us["c"] - us["reorder"]) / 1e3
+    )
 
 
 def test_where_only_wholes_are_timed_a_sum_of_counts_is_fitted() -> None:

@@ -70,8 +70,8 @@ def _kernels(model: bytes, feeds: Mapping[str, np.ndarray], settings: Settings, 
             "name": each.name,
             "op_type": each.op_type,
             "us": round(each.microseconds, 3),
-            "inputs": each.inputs[:1],
-            "outputs": each.outputs[:1],
+            "inputs": each.inputs,
+            "outputs": each.outputs,
         }
         for each in found
     ]

@@ -14,7 +14,7 @@ from graph.channels import Channels
 
 @dataclass(frozen=True)
 class KernelTime:
-    """One kernel of a network as ONNX Runtime ran it: its name and operator, microseconds, and the first shapes."""
+    """One kernel of a network as ONNX Runtime ran it: its name and operator, microseconds, and its shapes."""
 
     name: str
     op_type: str

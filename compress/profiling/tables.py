@@ -7,6 +7,7 @@ layouts) has a table over the widths of the groups that it touches:
 
 A profile makes every kernel a little slower, and what disturbs the machine disturbs all kernels of a run. So kernels
 only say what share of a network's time they take; that time itself comes from runs in turn with the original.
+Kernels that do the same on the same shapes take the same time, so the median over all of them stands for each.
 
 A kernel is known by the value that it computes; one that the runtime put in between (ReorderOutput) belongs to the
 kernel before it that made a value of the same shape. With more than two groups, or where not every pair of levels was
@@ -16,7 +17,8 @@ Where only whole networks were timed, what is fitted to them is  a + b·MACs + c
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,14 +30,16 @@ from compress.profiling.profile import KernelTime, Measured, Profile
 from graph.analysis import Analysis
 
 MIXING = ("Conv", "Gemm", "MatMul")  # in the names of the operators, fused or not, that have a weight on two sides
+_NUMBERS = (ir.AttributeType.INT, ir.AttributeType.INTS, ir.AttributeType.STRING)
 
 
 @dataclass(frozen=True)
 class Sides:
-    """The channels that a kernel reads and makes, as functions of the widths."""
+    """The channels that a kernel reads and makes, as functions of the widths; `layer` is what else is known of it."""
 
     reads: Extent
     makes: Extent
+    layer: str = ""
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -51,15 +55,19 @@ def latency_model(profile: Profile, analysis: Analysis) -> CostModel:
 
 def _by_kernels(profile: Profile, rows: Sequence[Measured], analysis: Analysis) -> CostModel:
     names = Names(analysis)
-    times: dict[str | None, np.ndarray] = {}
-    operators: dict[str | None, str] = {}
-    for number, row in enumerate(rows):
-        owned = names.owned(row.kernels or ())
-        share = profile.original_ms * row.ratio / max(sum(kernel.us for _, kernel in owned), 1e-9)
-        for value, kernel in owned:
-            times.setdefault(value, np.zeros(len(rows)))[number] += share * kernel.us
-            operators.setdefault(value, kernel.op_type)
+    owned = [names.owned(row.kernels or ()) for row in rows]
+    operators = {value: kernel.op_type for kernels in owned for value, kernel in reversed(kernels)}
     sides = names.sides({value: op_type for value, op_type in operators.items() if value is not None})
+    seen = defaultdict[Hashable, list[float]](list)
+    for row, kernels in zip(rows, owned, strict=True):
+        share = profile.original_ms * row.ratio / max(sum(kernel.us for _, kernel in kernels), 1e-9)
+        for value, kernel in kernels:
+            seen[_kind(kernel, sides.get(value or ""))].append(share * kernel.us)
+    usual = {kind: float(np.median(times)) for kind, times in seen.items()}
+    times = {value: np.zeros(len(rows)) for value in operators}
+    for number, kernels in enumerate(owned):
+        for value, kernel in kernels:
+            times[value][number] += usual[_kind(kernel, sides.get(value or ""))]
     widths = [row.widths for row in rows]
     parts = [
         fitted(sides[value], widths, ms) if value is not None else CostModel(float(ms.mean()), ())
@@ -68,12 +76,18 @@ def _by_kernels(profile: Profile, rows: Sequence[Measured], analysis: Analysis) 
     return weighted([(1.0, part) for part in parts])
 
 
+def _kind(kernel: KernelTime, sides: Sides | None) -> Hashable:
+    """Return what the time of a kernel depends on."""
+    return kernel.op_type, kernel.inputs, kernel.outputs, "" if sides is None else sides.layer
+
+
 class Names:
     """Which value of the model each kernel computes, and what channels that takes."""
 
     def __init__(self, analysis: Analysis) -> None:
         """Look up who makes what."""
         self._channels = analysis.channels
+        self._shapes = analysis.trace.shapes
         self._extents = Extents(analysis.channels)
         self._makers = {str(value.name): node for node in analysis.model.graph for value in node.outputs}
 
@@ -83,7 +97,7 @@ class Names:
         for kernel in kernels:
             value = self._value(kernel.name)
             if value is None and kernel.inputs:
-                before = (owner for owner, other in reversed(found) if other.outputs == kernel.inputs)
+                before = (owner for owner, other in reversed(found) if other.outputs[:1] == kernel.inputs[:1])
                 value = next(before, None)
             found.append((value, kernel))
         return found
@@ -110,8 +124,14 @@ class Names:
                 node = self._layer(node, taken) or node
                 taken.add(id(node))
             read = next((str(each.name) for each in node.inputs if each is not None), value)
-            found[value] = Sides(self._extent(read), self._extent(value))
+            found[value] = Sides(self._extent(read), self._extent(value), self._described(node))
         return found
+
+    def _described(self, node: ir.Node) -> str:
+        """Return what makes two layers differ that read and make values of the same shapes."""
+        weights = (self._shapes.get(str(each.name), ()) for each in node.inputs[1:2] if each is not None)
+        attributes = sorted(f"{name}={each.value}" for name, each in node.attributes.items() if each.type in _NUMBERS)
+        return f"{node.op_type} {[shape[2:] for shape in weights]} {attributes}"
 
     def _layer(self, node: ir.Node, taken: set[int]) -> ir.Node | None:
         """Return the nearest layer above a node that has no kernel yet."""
@@ -136,15 +156,14 @@ class Names:
 
 def fitted(sides: Sides, widths: Sequence[Mapping[str, int]], ms: np.ndarray) -> CostModel:
     """Return the time of one kernel as a function of the widths, from its times `ms` at the widths of each network."""
-    groups = tuple(name for name in sides.groups if len({row[name] for row in widths}) > 1)
+    groups = sides.groups
     if not groups:
         return CostModel(float(ms.mean()), ())
     levels = tuple(np.unique([row[name] for row in widths]) for name in groups)
-    if len(groups) <= 2:
+    if sum(len(each) > 1 for each in levels) <= 2:
         sums, counts = np.zeros([len(each) for each in levels]), np.zeros([len(each) for each in levels])
-        at = tuple(
-            np.searchsorted(each, [row[name] for row in widths]) for name, each in zip(groups, levels, strict=True)
-        )
+        places = zip(groups, levels, strict=True)
+        at = tuple(np.searchsorted(each, [row[name] for row in widths]) for name, each in places)
         np.add.at(sums, at, ms)
         np.add.at(counts, at, 1)
         if counts.all():
