@@ -8,7 +8,7 @@ from typing import Any
 import onnx_ir as ir
 
 from compress.bench import Latency
-from compress.cut import Pruned
+from compress.cut import Pruned, Reached
 from compress.figures import (
     compared_with_original,
     latencies,
@@ -88,7 +88,7 @@ def prune(
         output=None,
         before=before,
         after=after,
-        targets=asked(pruned),
+        targets=asked(pruned, times[1]),
         widths=tuple(Width(group, *pair) for group, pair in pruned.widths.items()),
         frozen=pruned.analysis.channels.frozen,
         measured_on=measured_on(held, compared),
@@ -112,9 +112,17 @@ def prune(
     return Result(pruned.model, pruned.plan, report)
 
 
-def asked(pruned: Pruned) -> tuple[Asked, ...]:
-    """Return the targets and what came of them."""
-    return tuple(Asked(each.limit.metric, each.limit.limit, each.figure, each.within) for each in pruned.reached)
+def asked(pruned: Pruned, timed: Latency | None = None) -> tuple[Asked, ...]:
+    """Return the targets and what came of them; of a latency on this machine, what was timed last and longest."""
+
+    def one(reached: Reached) -> Asked:
+        limit = reached.limit
+        if limit.metric != "latency" or timed is None or pruned.prepared.examined.clock is None:
+            return Asked(limit.metric, limit.limit, reached.figure, reached.within)
+        found, least = (share * limit.original for share in (timed.ratio.value, timed.ratio.low))
+        return Asked(limit.metric, limit.limit, found, least <= limit.limit)
+
+    return tuple(map(one, pruned.reached))
 
 
 def _closed_form(pruned: Pruned) -> Measurement | None:

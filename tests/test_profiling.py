@@ -280,7 +280,12 @@ def test_a_kit_says_in_a_line_what_it_cannot_do(small_kit: tuple[Kit, Analysis, 
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_the_command_measures_here_or_writes_a_kit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_measures_here_or_writes_a_kit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(design, "MOST_LEVELS", 2)
+    monkeypatch.setattr(on_device, "WHOLE_S", 0.01)
+    monkeypatch.setattr(on_device, "CHAIN_ROUNDS", 2)
     made, kit_file = tmp_path / "here.json", tmp_path / "there.pyz"
     assert main(["profile", str(digits()), "-o", str(made), "--round-to", "16"]) == 0
     assert "networks of" in capsys.readouterr().out
