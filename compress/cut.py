@@ -132,9 +132,8 @@ def choose(prepared: Prepared, limits: Sequence[Limit], timed: Timed) -> tuple[P
     with timed("search", 1 if prepared.trials is None else effort.candidates) as advance:
         effort = replace(effort, advance=advance)
         for _ in range(ROUNDS):
-            together = analysis.channels.together
             problem = Problem(
-                ranking.losses, examined.allowed, tuple(budgets), prepared.trials, effort, together=together
+                ranking.losses, examined.allowed, tuple(budgets), prepared.trials, effort, analysis.channels.together
             )
             widths = search(problem)
             effort = replace(effort, checkpoint=None)  # of the budgets as they were

@@ -10,10 +10,11 @@ import onnx_ir as ir
 from compress.errors import OptionError
 from compress.onboard import NoProvider, Settings, Timed, available, rounds, runs_per_turn
 from compress.profiling import multiples, on_device
-from compress.profiling.kit import Kit, serialised
+from compress.profiling.kit import Kit
 from compress.profiling.profile import Profile
 from compress.settings import AUTO, Options
 from compress.statistics import Ratio, median_ratio
+from graph.model import serialised
 
 SITTINGS = 3  # of one comparison: where in memory a session happens to lie makes it a little faster or slower
 SECONDS = 0.8  # of each

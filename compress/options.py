@@ -30,11 +30,11 @@ def writable(_context: click.Context, _parameter: click.Parameter, path: Path | 
     return path
 
 
-def check_apart(json_path: Path | None, *others: str | os.PathLike[str] | None) -> None:
-    """Raise OptionError where the JSON report would replace another file that the command reads or writes."""
+def check_apart(report: Path | None, *others: str | os.PathLike[str] | None, option: str = "--json") -> None:
+    """Raise OptionError where a report would replace another file that the command reads or writes."""
     for other in others:
-        if json_path is not None and other is not None and same_file(json_path, Path(other)):
-            raise OptionError(f"--json {json_path} would replace {other}: give the report another name")
+        if report is not None and other is not None and same_file(report, Path(other)):
+            raise OptionError(f"{option} {report} would replace {other}: give the report another name")
 
 
 def check_output(model: Path, output: Path, force: bool, *data: str | os.PathLike[str] | None) -> None:

@@ -31,6 +31,7 @@ from compress.widths import plan_of
 from graph.bridge import TorchModel, to_torch
 from graph.channels import Channels, Site
 from graph.errors import ModelError
+from graph.model import serialised
 
 CACHE_BYTES = 512 << 20  # of refitted weights that are remembered
 _GIVEN = (
@@ -110,7 +111,7 @@ class Trials:
     def __getstate__(self) -> dict[str, Any]:
         """Return what a process of its own needs to make the same trials; raises ModelError for a giant model."""
         try:
-            model = ir.to_proto(self._original).SerializeToString()
+            model = serialised(self._original)
         except ValueError as error:  # protobuf ends at 2 GiB
             raise ModelError("the model is too large to be handed to other processes: search with one") from error
         return {name: getattr(self, name) for name in _GIVEN} | {"model": model}

@@ -71,6 +71,11 @@ def clone(model: ir.Model) -> ir.Model:
     return model.clone()
 
 
+def serialised(model: ir.Model) -> bytes:
+    """Return the model as the bytes of one file, which end at protobuf's 2 GiB."""
+    return bytes(ir.to_proto(model).SerializeToString())
+
+
 def _undeclared(model: ir.Model) -> ir.Model:
     """Return a copy that does not state an initializer's type and shape beside the tensor, which has them."""
     new = clone(model)

@@ -23,12 +23,13 @@ from compress.costs import Extent, Table, macs_model
 from compress.errors import OptionError
 from compress.onboard import Settings
 from compress.profiling import design, multiples, on_device
-from compress.profiling.kit import Kit, hollow, kit, named, narrowed, serialised, write
+from compress.profiling.kit import Kit, hollow, kit, named, narrowed, write
 from compress.profiling.profile import KernelTime, Measured, Profile, load
 from compress.profiling.tables import latency_model
 from graph.analysis import Analysis, analyse
 from graph.inputs import example_inputs
 from graph.model import load as load_model
+from graph.model import serialised
 
 CHAIN = """(float[1,8,6,6] x) => (float[1,4,6,6] y)
     <float[12,8,3,3] w1, float[16,12,1,1] w2, float[12,16,1,1] w3, float[12,1,3,3] w4, float[4,12,1,1] w5> {
@@ -91,7 +92,7 @@ def test_neighbours_have_different_colours() -> None:
 
 def test_levels_hold_both_ends_and_no_zero() -> None:
     chosen = design.levels({"a": np.arange(0, 129, 16), "b": np.array([0, 24])})
-    assert chosen["a"].tolist() == [16, 48, 64, 96, 128] or {16, 128} <= set(chosen["a"].tolist())
+    assert {16, 128} <= set(chosen["a"].tolist())
     assert chosen["b"].tolist() == [24] and len(chosen["a"]) == design.MOST_LEVELS
 
 

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from compress.errors import OptionError
-from compress.options import json_option, same_file, seed_option, shape_option, writable
+from compress.options import check_apart, json_option, seed_option, shape_option, writable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -69,7 +68,9 @@ def command(
     export_csv: Path | None,
 ) -> None:
     """Time models in ONNX Runtime, interleaved; ratios are to the first, slower ones in red."""
-    _check_apart(models, {"--json": json_path, "--export-markdown": export_markdown, "--export-csv": export_csv})
+    check_apart(json_path, *models)
+    check_apart(export_markdown, *models, json_path, option="--export-markdown")
+    check_apart(export_csv, *models, json_path, export_markdown, option="--export-csv")
     from compress.bench import bench, instabilities, left_alone
     from compress.bench_export import comma_separated, markdown
     from compress.files import write_file
@@ -100,18 +101,6 @@ def command(
     for path, written in ((export_markdown, markdown), (export_csv, comma_separated)):
         if path is not None:
             write_file(written(latencies).encode(), path)
-
-
-def _check_apart(models: tuple[Path, ...], written: dict[str, Path | None]) -> None:
-    """Raise OptionError where a file that is written would replace a model, or another such file."""
-    others = list(models)
-    for option, path in written.items():
-        if path is None:
-            continue
-        for other in others:
-            if same_file(path, other):
-                raise OptionError(f"{option} {path} would replace {other}: give it another name")
-        others.append(path)
 
 
 def _entry(latency: "Latency") -> dict[str, object]:

@@ -20,7 +20,7 @@ from compress.onboard import Settings
 from compress.profiling import design
 from compress.profiling.multiples import CHAIN_WIDTHS, chain, chain_shape
 from graph.analysis import Analysis
-from graph.model import INLINE_BYTES, clone, weight_bytes
+from graph.model import INLINE_BYTES, clone, serialised, weight_bytes
 from graph.plan import Plan
 from graph.shrink import shrink
 
@@ -102,11 +102,6 @@ def named(model: ir.Model) -> ir.Model:
     for node in new.graph:
         node.name = node.outputs[0].name
     return new
-
-
-def serialised(model: ir.Model) -> bytes:
-    """Return the model as the bytes of one file."""
-    return bytes(ir.to_proto(model).SerializeToString())
 
 
 def hollow(model: ir.Model) -> ir.Model:

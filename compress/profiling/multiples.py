@@ -18,6 +18,7 @@ from compress.errors import OptionError
 from compress.files import write_file
 from compress.onboard import Settings, machine
 from compress.profiling.on_device import chain_ms
+from graph.model import serialised
 
 CHAIN_WIDTHS = tuple(range(32, 65))
 SIDE = 28  # of the chain's pictures
@@ -66,7 +67,7 @@ def measured(settings: Settings, cache: Path | None = None, advance: Callable[[]
     key = json.dumps([about[name] for name in CACHED_BY])
     known = _read(file)
     if key not in known:
-        models = {width: bytes(ir.to_proto(chain(width)).SerializeToString()) for width in CHAIN_WIDTHS}
+        models = {width: serialised(chain(width)) for width in CHAIN_WIDTHS}
         times = chain_ms(models, {width: chain_shape(width) for width in CHAIN_WIDTHS}, settings, advance)
         known[key] = {"multiple": liked(times), "ms": times}
         _keep(known, file)
