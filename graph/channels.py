@@ -5,8 +5,8 @@ every axis of a value, from which one slice goes when that channel is removed. R
 with labels R is then `np.compress(~np.isin(labels, R), weight, axis)` for each labelled axis.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -44,6 +44,15 @@ class ChannelGroup:
     followers: tuple[Site, ...]
     consumers: tuple[Site, ...]
 
+    def without(self, removed: frozenset[int], gone: Collection[str]) -> "ChannelGroup":
+        """Return the group without these labels, and without what used the weights that are gone."""
+
+        def left(sites: tuple[Site, ...]) -> tuple[Site, ...]:
+            return tuple(site for site in sites if site.axis.weight not in gone)
+
+        channels = tuple(label for label in self.channels if label not in removed)
+        return ChannelGroup(self.name, channels, left(self.producers), left(self.followers), left(self.consumers))
+
 
 @dataclass(frozen=True)
 class Frozen:
@@ -65,6 +74,14 @@ class Labels:
     shape: tuple[int, ...]
     axis: int | None
     ids: np.ndarray
+
+    def without(self, removed: frozenset[int]) -> "Labels":
+        """Return the labels of the value that has lost these."""
+        if self.axis is None:
+            return self
+        ids = self.ids[~np.isin(self.ids, list(removed))]
+        shape = (*self.shape[: self.axis], len(ids), *self.shape[self.axis + 1 :])
+        return Labels(shape, self.axis, ids) if ids.any() or not len(ids) else Labels(shape, None, ids[:0])
 
 
 @dataclass(frozen=True)
@@ -88,3 +105,24 @@ class Channels:
     def removable(self) -> frozenset[str]:
         """The groups all of whose channels may go, by name."""
         return frozenset(name for name, reason in self.lasting.items() if not reason)
+
+    def without(self, removed: frozenset[int]) -> "Channels":
+        """Return the channels of the network that has lost these labels.
+
+        What has no channel left is gone, weights and values alike. `integers` stay: they are of the original, which
+        is what is cut.
+        """
+        left = {axis: ids[~np.isin(ids, list(removed))] for axis, ids in self.labels.items()}
+        gone = {axis.weight for axis, ids in left.items() if not len(ids)}
+        narrow = (group.without(removed, gone) for group in self.groups)
+        groups = tuple(group for group in narrow if group.channels)
+        names = {group.name for group in groups}
+        values = {name: labels.without(removed) for name, labels in self.values.items()}
+        return replace(
+            self,
+            labels={axis: ids for axis, ids in left.items() if axis.weight not in gone and ids.any()},
+            values={name: each for name, each in values.items() if each.axis is None or len(each.ids)},
+            groups=groups,
+            lasting={name: reason for name, reason in self.lasting.items() if name in names},
+            together={n: others & names for n, others in self.together.items() if n in names and others & names},
+        )
