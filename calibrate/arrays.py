@@ -3,10 +3,11 @@
 Three layouts are understood:
 
     arrays by the model's input names                       taken as they are
-    images (uint8 N×H×W×C, or values that fit the model)    and labels (N integers) if known
+    images (uint8 N×H×W×C, or values that fit the model)    and labels if known
     jpeg (uint8 bytes of all files), offsets (N + 1)        image i = jpeg[offsets[i]:offsets[i + 1]]; and labels
 
-With fewer samples than the arrays hold, the first ones are taken.
+Labels are N class indices, or for a metric or loss of the user's any numbers with a first axis of N. With fewer
+samples than the arrays hold, the first ones are taken.
 """
 
 import io
@@ -21,7 +22,7 @@ from PIL import Image
 
 from calibrate.errors import DataError
 from calibrate.images import MODES, Draw, ImageInput, batches, fit_image, image_input, open_image, show
-from calibrate.source import Request, Source, only_input, opens, wanted_inputs
+from calibrate.source import Request, Source, one_integer_each, only_input, opens, wanted_inputs
 from graph.inputs import InputSpec, sample_axes
 
 MAGIC = (b"PK", b"\x93NUMPY")  # how .npz and .npy begin; np.load takes anything else for a pickle
@@ -98,9 +99,9 @@ def _labels(arrays: Arrays, count: int, where: str) -> np.ndarray | None:
     labels = arrays.get("labels")
     if labels is None:
         return None
-    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(f"{where}: labels are {_show(labels)}: give {count} class indices, one per sample")
-    return labels.astype(np.int64)
+    if labels.shape[:1] != (count,) or labels.dtype.kind not in "biuf":
+        raise DataError(f"{where}: labels are {_show(labels)}: give {count} entries, one per sample, in numbers")
+    return labels.astype(np.int64) if one_integer_each(labels) else labels
 
 
 def _taken(held: int, where: str, request: Request) -> int:
@@ -115,7 +116,7 @@ def _source(
     taken = _taken(held, where, request)
     part = f"{taken}" if taken == held else f"the first {taken} of {held}"
     if labels is not None:
-        notes += _note_if_sorted(labels, taken, where)
+        notes += _note_if_sorted(labels, taken, where) if one_integer_each(labels) else ()
         labels = labels[:taken]
     return Source(taken, read, f"{part} samples of {where}", labels, notes=notes)
 

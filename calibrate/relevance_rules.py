@@ -8,10 +8,14 @@ Layer-wise relevance propagation (Bach et al. 2015, doi:10.1371/journal.pone.013
     proportion   R_i = Σ_j |x_i|·a_ij / Σ_i |x_i|·a_ij·R_j      average pooling and other means with weights a ≥ 0
     route        R_i = Σ of R_j over the outputs j that are a copy of i         movement, maximum
     pass on      R_i = R_i         whatever has one input and keeps its shape: activations, normalisations, Softmax …
+    dividend     R of what is divided = R            Div, as in normalisations: a divisor is a scale, and gets nothing
     gradient     R_i = c·x_i·∂y_j/∂x_i / y_j·R_j     anything else (products of activations); c so that the sum is kept
 
 All keep Σ R of a sample. For the linear rule biases get nothing, and where an output has no positive (negative) part
-the other takes all; an output that nothing flows into ends what it was given, as does a pad.
+the other takes all. Relevance ends in an output that nothing flows into, in a pad, and in a constant of a Concat.
+
+A node that runs in ONNX Runtime has no gradient: where one value goes in and keeps its shape, relevance is passed on,
+sums are shared out as above, and else it stops there (`Stopped`); no rule is made up for loops, branches and the like.
 
 The sums over j are products with the transposed operator: the vector-Jacobian product of the step itself.
 """
@@ -55,7 +59,7 @@ def deal(call: Call) -> Sequence[Tensor]:
     rule = RULES.get(call.step.op_type)
     if rule is None:
         rule = pass_on if _keeps_shape(call) else gradient
-    elif call.step.fallback and rule is not total:
+    elif call.step.fallback and rule not in (total, dividend):
         raise Stopped(_NO_WAY.format(call.step.op_type))
     return rule(call)
 
@@ -117,6 +121,14 @@ def total(call: Call) -> Sequence[Tensor]:
     return [(r * size / whole).sum_to_size(x.shape) for size, x in zip(sizes, _activations(call), strict=True)]
 
 
+@_rule("Div")
+def dividend(call: Call) -> Sequence[Tensor]:
+    """To what is divided; to the divisor only where the dividend is a constant."""
+    (r,) = call.relevance
+    assert r is not None
+    return [r.sum_to_size(x.shape) if at == call.flows[0] else torch.zeros_like(x) for at, x in _flowing(call)]
+
+
 @_rule("AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum", "Resize", "Upsample")
 def proportion(call: Call) -> Sequence[Tensor]:
     """To the inputs of a mean, or of an interpolation, in proportion to their size."""
@@ -161,9 +173,9 @@ def gradient(call: Call) -> Sequence[Tensor]:
     if not samples or any(not x.ndim or len(x) != samples for x in (*inputs, *given)):
         return found
     kept, wanted = _sums(found), _sums(given)
-    # a sum that is little more than rounding says nothing about the scale
+    # a sum that is little more than rounding says nothing about the scale, which for a product is one in its factors
     safe = kept.abs() > 0.01 * _sums([x.abs() for x in found])
-    scale = torch.where(safe, wanted / torch.where(safe, kept, 1.0), 1.0)
+    scale = torch.where(safe, wanted / torch.where(safe, kept, 1.0), 1 / len(inputs))
     return [x * scale.reshape(-1, *[1] * (x.ndim - 1)) for x in found]
 
 
@@ -173,7 +185,11 @@ def _sums(values: Sequence[Tensor]) -> Tensor:
 
 
 def _activations(call: Call) -> list[Tensor]:
-    return [x for x in (call.args[i] for i in call.flows) if x is not None]
+    return [x for _, x in _flowing(call)]
+
+
+def _flowing(call: Call) -> list[tuple[int, Tensor]]:
+    return [(i, x) for i, x in ((i, call.args[i]) for i in call.flows) if x is not None]
 
 
 def _keeps_shape(call: Call) -> bool:

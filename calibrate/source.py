@@ -16,8 +16,9 @@ from graph.inputs import InputSpec
 class Source:
     """Samples ready for the model, read when they are asked for.
 
-    `labels`, where known, are int64 class indices by sample. `description` is a phrase for the report
-    ("512 images of calibration/"); `notes` are sentences for it: what was assumed because it was not said.
+    `labels`, where known, are numbers whose first axis is that of the samples: class indices, or whatever a metric or
+    loss of the user's takes. `description` is a phrase for the report ("512 images of calibration/"); `notes` are
+    sentences for it: what was assumed because it was not said.
     `read_altered`, for samples that are pictures, changes each of them first.
     """
 
@@ -32,6 +33,11 @@ class Source:
     def __len__(self) -> int:
         """Return how many samples there are."""
         return self.count
+
+    @property
+    def classes(self) -> np.ndarray | None:
+        """The labels where they are one integer per sample; None for others, or where none are known."""
+        return self.labels if self.labels is not None and one_integer_each(self.labels) else None
 
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """Return these samples by input name, in this order, in the model's dtypes and layout.
@@ -48,6 +54,18 @@ class Source:
     def altered(self, indices: np.ndarray, alter: Alter) -> dict[str, np.ndarray]:
         """Return these samples with each picture changed first; as they are where they are no pictures."""
         return self.batch(indices) if self.read_altered is None else self.read_altered(indices, alter)
+
+    def pictures(self, indices: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return these samples as people see them, uint8 height × width × channels; none where they are no pictures."""
+        seen: list[np.ndarray] = []
+
+        def keep(picture: np.ndarray) -> np.ndarray:
+            seen.append(picture)
+            return picture
+
+        if self.read_altered is not None:
+            self.read_altered(np.asarray(indices, np.int64).reshape(-1), keep)
+        return tuple(seen)
 
 
 @dataclass(frozen=True)
@@ -81,6 +99,11 @@ def opens(kind: str, accepts: Accepts) -> Callable[[Opener], Opener]:
         return opener
 
     return enter
+
+
+def one_integer_each(labels: np.ndarray) -> bool:
+    """Say whether labels may be class indices: integers, one per sample."""
+    return labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
 
 
 def chunked(indices: np.ndarray, size: int) -> list[np.ndarray]:

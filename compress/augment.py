@@ -15,13 +15,12 @@ from PIL import Image
 from calibrate.forward import feed, outputs_of
 from calibrate.source import Source
 from compress.divergence import divergence, energies
+from compress.moving import along_samples, flipped, shifted, sides_of
 from graph.bridge import TorchModel
 
 MIXED = 0.5  # the most that a sample takes over from another
 ALIKE = 0.5  # divergence below which a mirrored sample is one of the same kind; two samples at random are 2 apart
-LEAST_SIDE = 8  # of a picture
 MOVED = 1 / 16  # of a side: the most that a picture is moved
-CHANNELS = frozenset({1, 3, 4})
 QUALITIES = (50, 96)  # of JPEG, from and below
 
 
@@ -40,10 +39,10 @@ def augmented(source: Source, among: np.ndarray, mirrored: bool, generator: np.r
         turned = generator.random(len(indices)) < (0.5 if mirrored else 0)
         moved = generator.uniform(-MOVED, MOVED, (2, len(indices)))
         for name, value in batch.items():
-            if (sides := _sides(value)) is not None:
-                picture = np.where(_along(turned, value), np.flip(value, sides[1]), value)
+            if (sides := sides_of(value)) is not None:
+                picture = flipped(value, sides[1], turned)
                 for side, shares in zip(sides, moved, strict=True):
-                    picture = _shifted(picture, side, shares)
+                    picture = shifted(picture, side, np.rint(shares * value.shape[side]).astype(int))
                 batch[name] = picture
         return {name: _mixed(value, others[name], share) for name, value in batch.items()}
 
@@ -68,7 +67,7 @@ def bears_mirrors(model: TorchModel, source: Source, indices: np.ndarray) -> boo
     """
     batch = source.batch(indices)
     mirrored = {
-        name: value if (sides := _sides(value)) is None else np.flip(value, sides[1]) for name, value in batch.items()
+        name: value if (sides := sides_of(value)) is None else np.flip(value, sides[1]) for name, value in batch.items()
     }
     with torch.no_grad():
         first, second = (outputs_of(model, feed(model, _always(each, source), indices)) for each in (batch, mirrored))
@@ -79,33 +78,8 @@ def _always(batch: dict[str, np.ndarray], source: Source) -> Source:
     return replace(source, read=lambda indices: batch)
 
 
-def _sides(value: np.ndarray) -> tuple[int, int] | None:
-    """Return the axes of height and width of a batch of pictures, N×C×H×W or N×H×W×C; None for other arrays."""
-    if value.ndim != 4:
-        return None
-    for channels, sides in ((1, (2, 3)), (3, (1, 2))):
-        if value.shape[channels] in CHANNELS and min(value.shape[side] for side in sides) >= LEAST_SIDE:
-            return sides
-    return None
-
-
-def _shifted(value: np.ndarray, side: int, shares: np.ndarray) -> np.ndarray:
-    """Move each sample along an axis by a share of its size; what comes in repeats the edge."""
-    size = value.shape[side]
-    steps = np.rint(shares * size).astype(int)[: len(value)]
-    places = np.clip(np.arange(size) + steps[:, None], 0, size - 1)
-    shape = [1] * value.ndim
-    shape[0], shape[side] = len(steps), size
-    return np.take_along_axis(value, places.reshape(shape), side)
-
-
-def _along(values: np.ndarray, batch: np.ndarray) -> np.ndarray:
-    """Return one number per sample in the shape that broadcasts over a batch; the first for all, where it holds one."""
-    return (values if len(values) == len(batch) else values[:1]).reshape(-1, *[1] * (batch.ndim - 1))
-
-
 def _mixed(value: np.ndarray, other: np.ndarray, share: np.ndarray) -> np.ndarray:
     if value.dtype.kind != "f" or value.ndim == 0:
         return value
-    weight = _along(share, value).astype(value.dtype)
+    weight = along_samples(share, value).astype(value.dtype)
     return np.asarray(value + weight * (other - value))

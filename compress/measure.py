@@ -19,6 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from calibrate.source import Source, chunked
+from compress.classes import no_classes, right_answers, score_output, top_class
 from compress.errors import OptionError
 from compress.file_size import file_bytes
 from compress.measurement import Measurement
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 BATCH = 32
 BATCH_BYTES = 2**25  # of the inputs that run at a time; activations take some ten times as much
-MOST_CLASSES = 100_000
+NOT_FINITE = "NaN or infinite values"
 
 Outputs = dict[str, np.ndarray]
 
@@ -159,9 +160,9 @@ def compare(
     and there is none where several have. `batch` samples run at a time, by default as
     many as seem reasonable; `metric` sees the outputs of all samples at once.
     Raises ModelError for models with different outputs, OptionError for `scores` that no output has or that are
-    none, and for labels that are not among the classes.
+    none, and for labels that are not among the classes; but those are the business of a metric, where there is one.
     """
-    size = batch or _batch_size(source)
+    size = batch or batch_size(source)
     first, second = Runner(original, batch=size, threads=threads), Runner(other, batch=size, threads=threads)
     if sorted(first.outputs) != sorted(second.outputs):
         raise ModelError(f"the outputs differ: {', '.join(first.outputs)} and {', '.join(second.outputs)}")
@@ -171,22 +172,24 @@ def compare(
     if not len(chosen):
         raise OptionError("no samples to compare on")
     sums = _Sums({name: _Difference() for name in first.outputs})
-    collected = None if metric is None else Collected(metric, len(chosen))
+    collected, classes = None if metric is None else Collected(metric, len(chosen)), source.labels
     for rows in chunked(chosen, math.lcm(first.batch, second.batch)):  # whole batches of both
         a, b = _run(first, source, rows), _run(second, source, rows)
         if sums.samples == 0:
-            sums.scores = _score_output(a, len(rows), scores)
-        sums.add(a, b, rows, source.labels)
+            sums.scores = score_output(a, len(rows), scores)
+            if classes is not None and metric is not None and sums.scores is not None:
+                classes = None if no_classes(classes[chosen], a[sums.scores].shape[1]) else classes
+        sums.add(a, b, rows, classes)
         if collected is not None:
             collected.add(b, a)
-    compared = sums.comparison(source.labels is not None)
+    compared = sums.comparison(classes is not None)
     if collected is None:
         return compared
     original_worth, other_worth = collected.worth(None if source.labels is None else source.labels[chosen])
     return replace(compared, metric_original=original_worth, metric_other=other_worth)
 
 
-def _batch_size(source: Source) -> int:
+def batch_size(source: Source) -> int:
     """Return how many samples run at a time: `BATCH`, or fewer where one is so large that memory would be wasted."""
     sample = sum(array.nbytes for array in source.batch(np.arange(min(len(source), 1))).values())
     return int(np.clip(BATCH_BYTES // max(sample, 1), 1, BATCH))
@@ -199,23 +202,6 @@ def _run(runner: Runner, source: Source, rows: np.ndarray) -> Outputs:
         if len(parts) == 1
         else {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in parts[0]}
     )
-
-
-def score_outputs(outputs: Mapping[str, np.ndarray], samples: int) -> tuple[str, ...]:
-    """Return the names of the outputs that look like class scores: floats, one vector of 2 or more per sample."""
-    return tuple(name for name, value in outputs.items() if _is_scores(value, samples))
-
-
-def _is_scores(value: np.ndarray, samples: int) -> bool:
-    return value.dtype.kind == "f" and value.ndim == 2 and len(value) == samples and 2 <= value.shape[1] <= MOST_CLASSES
-
-
-def _score_output(outputs: Outputs, samples: int, asked: str | None) -> str | None:
-    if asked is not None and (asked not in outputs or not _is_scores(outputs[asked], samples)):
-        shape = f" (shape {outputs[asked].shape})" if asked in outputs else ""
-        raise OptionError(f"output {asked!r}{shape} does not hold one vector of class scores per sample")
-    found = (asked,) if asked is not None else score_outputs(outputs, samples)
-    return found[0] if len(found) == 1 else None
 
 
 @dataclass
@@ -241,7 +227,7 @@ class _Difference:
         if self.reason:
             return OutputError(name, None, self.reason)
         if not np.isfinite(self.squared + self.energy):
-            return OutputError(name, None, "NaN or infinite values")
+            return OutputError(name, None, NOT_FINITE)
         if self.energy == 0:
             return OutputError(name, *((0.0, "") if self.squared == 0 else (None, "the original is zero everywhere")))
         return OutputError(name, float(np.sqrt(self.squared / self.energy)))
@@ -288,27 +274,15 @@ class _Sums:
         )
 
 
-def top_class(scores: np.ndarray) -> np.ndarray:
-    """Return the class with the largest score per row of N×K; rows with a NaN have none (NaN, equal to nothing)."""
-    return np.where(np.isnan(scores).any(1), np.nan, scores.argmax(1))
-
-
-def right_answers(scores: np.ndarray, labels: np.ndarray) -> int:
-    """Return how many rows of N×K have their largest score at the label; OptionError for a label outside 0…K − 1."""
-    outside = labels[(labels < 0) | (labels >= scores.shape[1])]
-    if outside.size:
-        raise OptionError(f"label {outside[0]} is not one of the {scores.shape[1]} classes that the model scores")
-    return int((top_class(scores) == labels).sum())
-
-
 def divergence(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return KL(softmax a ‖ softmax b) per row of N×K, in nats; rows of probabilities are used as such."""
-    p, q = _log_probabilities(a), _log_probabilities(b)
+    p, q = log_probabilities(a), log_probabilities(b)
     per_row: np.ndarray = (np.exp(p) * (p - q)).sum(1)
     return per_row
 
 
-def _log_probabilities(scores: np.ndarray) -> np.ndarray:
+def log_probabilities(scores: np.ndarray) -> np.ndarray:
+    """Return log softmax of the rows of N×K; of rows that are probabilities the log of these."""
     wide = scores.astype(np.float64)
     if (wide >= 0).all() and (abs(wide.sum(1) - 1) < 1e-3).all():
         return np.log(np.maximum(wide, 1e-12))
@@ -342,7 +316,7 @@ def top1(
     chosen, right = np.arange(len(source)) if indices is None else indices, 0
     for rows in chunked(chosen, runner.batch):
         outputs = runner(source, rows)
-        name = _score_output(outputs, len(rows), scores)
+        name = score_output(outputs, len(rows), scores)
         if name is None:
             return None
         right += right_answers(outputs[name], source.labels[rows])

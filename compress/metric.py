@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calibrate.module import NAME, imported, working_directory_on_path
 from compress.errors import OptionError
 from compress.settings import MetricFunction
+from compress.users_code import load_function, users_code
 
 Outputs = dict[str, np.ndarray]
 
@@ -32,11 +32,8 @@ class Metric:
         self, outputs: Mapping[str, np.ndarray], references: Mapping[str, np.ndarray], labels: np.ndarray | None
     ) -> float:
         """Return what the outputs are worth; OptionError for whatever goes wrong in the function."""
-        try:
-            with working_directory_on_path():
-                value = float(self.function(dict(outputs), dict(references), labels))
-        except Exception as error:  # the user's code may raise anything; one line has to say what
-            raise OptionError(f"metric {self.name}: {type(error).__name__}: {error}") from error
+        with users_code(f"metric {self.name}"):
+            value = float(self.function(dict(outputs), dict(references), labels))
         if not np.isfinite(value):
             raise OptionError(f"metric {self.name}: it returned {value}: give a finite number, larger is better")
         return value
@@ -65,8 +62,13 @@ class Collected:
 
     def worth(self, labels: np.ndarray | None) -> tuple[float, float]:
         """Return what the metric says of the original and of the model."""
+        references = _joined(self._parts[1])
+        return self._metric(references, references, labels), self.worth_of_model(labels)
+
+    def worth_of_model(self, labels: np.ndarray | None) -> float:
+        """Return what the metric says of the model alone."""
         outputs, references = map(_joined, self._parts)
-        return self._metric(references, references, labels), self._metric(outputs, references, labels)
+        return self._metric(outputs, references, labels)
 
 
 def _joined(batches: Sequence[Outputs]) -> Outputs:
@@ -75,17 +77,4 @@ def _joined(batches: Sequence[Outputs]) -> Outputs:
 
 def load_metric(spec: MetricFunction | str | None) -> Metric | None:
     """Return the metric that "module:function" names, or that a function is; OptionError where it cannot be had."""
-    if spec is None:
-        return None
-    if not isinstance(spec, str):
-        return Metric(getattr(spec, "__name__", "metric"), spec)
-    if not NAME.fullmatch(spec):
-        raise OptionError(f"--metric {spec!r}: give module:function, found in the working directory or installed")
-    try:
-        with working_directory_on_path():
-            function = imported(spec)
-    except Exception as error:  # as above
-        raise OptionError(f"metric {spec}: {type(error).__name__}: {error}") from error
-    if not callable(function):
-        raise OptionError(f"metric {spec}: it is no function, but {type(function).__name__}")
-    return Metric(spec, function)
+    return None if spec is None else Metric(*load_function(spec, "metric"))

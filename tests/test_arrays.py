@@ -46,6 +46,23 @@ def test_states_and_scalars_of_a_recurrent_model():
     assert made["x"].shape == (2, 512) and made["h"].shape == (2, 2, 4) and made["sr"] == 16000
 
 
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (np.array([2, 0, 1], np.uint8), [2, 0, 1]),
+        (np.array([2.0, 0.5, 1.0]), None),
+        (np.arange(12, dtype=np.int32).reshape(3, 4), None),
+        (np.zeros((3, 8, 6), bool), None),
+    ],
+)
+def test_labels_may_be_any_numbers_but_classes_are_one_integer_each(tmp_path, labels, classes):
+    source = open_source(store(tmp_path, x=samples(3), labels=labels), SMALL, samples=2)
+    np.testing.assert_array_equal(source.labels, labels[:2])
+    assert source.labels.dtype == (np.int64 if classes else labels.dtype)
+    assert (None if source.classes is None else source.classes.tolist()) == (classes and classes[:2])
+    assert open_source({"x": samples(3)}, SMALL).classes is None
+
+
 @pytest.mark.parametrize("name", ["images", "x"])
 def test_pictures_in_8_bits_are_preprocessed(tmp_path, name):
     pictures = np.random.default_rng(0).integers(0, 256, (4, 8, 6, 3), np.uint8)
@@ -103,8 +120,10 @@ def test_jpeg_bytes_are_decoded(tmp_path):
         ({"y": samples(2)}, "found y float32 2×3×8×6; the model wants x float32 N×3×8×6"),
         ({"x": np.where(np.arange(3)[:, None, None, None] == 2, np.nan, samples(3))}, "sample 2 of x holds NaN"),
         ({"x": np.where(np.arange(3)[:, None, None, None] == 1, np.inf, samples(3))}, "sample 1 of x holds NaN or inf"),
-        ({"x": samples(3), "labels": np.arange(2)}, "labels are int64 2: give 3"),
-        ({"x": samples(3), "labels": np.ones(3)}, "labels are float64 3"),
+        ({"x": samples(3), "labels": np.arange(2)}, "labels are int64 2: give 3 entries, one per sample"),
+        ({"x": samples(3), "labels": np.ones((2, 3))}, "labels are float64 2×3: give 3 entries"),
+        ({"x": samples(3), "labels": np.array(1)}, "labels are int64 scalar: give 3 entries"),
+        ({"x": samples(3), "labels": np.array(["a", "b", "c"])}, "labels are <U1 3: give 3 entries"),
         ({"jpeg": np.zeros(9, np.uint8), "offsets": np.array([0, 10])}, "offsets do not rise"),
         ({"jpeg": np.zeros(9, np.uint8), "offsets": np.array([0, 6, 4, 9])}, "offsets do not rise"),
         ({"jpeg": np.zeros(9, np.uint8), "offsets": np.array([0])}, "no samples"),

@@ -11,8 +11,9 @@ import scipy.special
 import scipy.stats
 
 from calibrate.source import Source
+from compress.classes import top_class
 from compress.errors import OptionError
-from compress.measure import agreement, compare, divergence, file_bytes, measure_size, top1, top_class
+from compress.measure import agreement, compare, divergence, file_bytes, measure_size, top1
 from graph.errors import ModelError
 
 CLASSES, FEATURES = 5, 4

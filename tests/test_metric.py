@@ -12,7 +12,7 @@ from calibrate.sources import open_source
 from compress import metric as module
 from compress.cli import main
 from compress.errors import OptionError
-from compress.measure import Comparison, Outputs, compare
+from compress.measure import Comparison, Outputs, compare, top1
 from compress.metric import Metric, load_metric
 from graph.inputs import input_specs
 
@@ -63,6 +63,32 @@ def test_it_sees_the_outputs_of_all_samples_at_once(n: int | str) -> None:
         np.testing.assert_allclose(outputs["z"], np.maximum(y, 0), rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(references["y"], expected[0], rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(labels, rows)
+
+
+@pytest.mark.parametrize(
+    "labels", [np.arange(70), np.linspace(0, 1, 70), np.random.default_rng(3).normal(size=(70, 2)).astype(np.float32)]
+)
+def test_labels_that_are_no_classes_are_the_metrics(labels: np.ndarray) -> None:
+    """Without a metric they are an error: nobody else takes them."""
+
+    def distance(outputs: Outputs, references: Outputs, given: np.ndarray | None) -> float:
+        assert given is not None
+        np.testing.assert_array_equal(given, labels)
+        return -float(abs(outputs["y"][:, 0] - given.reshape(70, -1)[:, 0]).mean())
+
+    x = np.random.default_rng(0).normal(size=(70, 3)).astype(np.float32)
+    models = [build("(float[N,3] x) => (float[N,2] y) <float[3,2] w> { y = MatMul (x, w) }", seed=s) for s in (0, 1)]
+    source = open_source({"x": x, "labels": labels}, input_specs(models[0]))
+    found = compare(models[0], models[1], source, metric=Metric("distance", distance))
+    assert found.top1_original is None and found.agreement is not None
+    weights = [model.graph.initializers["w"].const_value for model in models]
+    expected = [-abs((x @ w.numpy())[:, 0] - labels.reshape(70, -1)[:, 0]).mean() for w in weights if w is not None]
+    assert [found.metric_original, found.metric_other] == pytest.approx(expected, rel=1e-5)
+    for measured in (lambda: compare(models[0], models[1], source), lambda: top1(models[0], source)):
+        with pytest.raises(
+            OptionError, match=r"label 2 is not one of the 2|labels \(float\d+ N(×2)?\) that are no class"
+        ):
+            measured()
 
 
 @pytest.fixture

@@ -1,12 +1,15 @@
-"""FRS: how much of the prediction flows back through a channel (arXiv 2002.09958 §3; METHOD §6).
+"""FRS: how much of the answer flows back through a channel (arXiv 2002.09958; METHOD §6).
 
-With R the layer-wise relevance (`calibrate.relevance`) of a feature map, n(c) the images that the network itself puts
-in class c, and |S| taken over classes that occur,
+With R the layer-wise relevance (`calibrate.relevance`) of a feature map, n(c) the images of class c (by their labels,
+or without any by what the network itself says), and S the classes that occur,
 
     score(k) = | mean over c ∈ S of ( mean over the images of c of ( mean over positions of R_k ) ) |
 
 divided by the L2 norm of the layer's scores. A group that several layers make adds their scores.
 """
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,20 +22,21 @@ from graph.channels import ChannelGroup, Channels
 
 @criterion("relevance")
 def relevance(evidence: Evidence) -> dict[str, Curve]:
-    """Rank channels by relevance, from the classes that the network predicts."""
-    channels = evidence.channels
-    found = {name: channels.values[name].axis for group in evidence.groups for name in _values(group, channels)}
-    axes = {name: axis for name, axis in found.items() if axis}
-    stops: dict[str, str] = {}
-    means = channel_relevance(
-        evidence.model, evidence.source, evidence.fit, axes, chunk=evidence.chunk, stopped=stops.__setitem__
-    )
-    for node, why in stops.items():
-        evidence.note(f"{node}: {why}")
+    """Rank channels by relevance, from the classes that the network predicts: `prune` does without labels."""
+    channels, unlabelled = evidence.channels, replace(evidence.source, labels=None)
+    axes = made(evidence.groups, channels)
+    found = channel_relevance(evidence.model, unlabelled, evidence.fit, axes, chunk=evidence.chunk, note=evidence.note)
+    means = found.means()
     return by_score(evidence, lambda group: scores(group, channels, means))
 
 
-def scores(group: ChannelGroup, channels: Channels, means: dict[str, np.ndarray]) -> np.ndarray | None:
+def made(groups: Sequence[ChannelGroup], channels: Channels) -> dict[str, int]:
+    """Return the values that the groups' layers make, with the axis of their channels."""
+    found = {name: channels.values[name].axis for group in groups for name in _values(group, channels)}
+    return {name: axis for name, axis in found.items() if axis}
+
+
+def scores(group: ChannelGroup, channels: Channels, means: Mapping[str, np.ndarray]) -> np.ndarray | None:
     """Return the scores of a group's channels from mean relevance by value, None where no relevance came."""
     total = np.zeros(len(group.channels))
     for name in _values(group, channels):
