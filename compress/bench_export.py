@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 
 from compress.bench import Latency
+from compress.markdown import table
 from compress.onboard import Kernel
 from compress.report import printable
 
@@ -44,12 +45,7 @@ def _row(number: int, latency: Latency) -> list[str]:
 
 def markdown(latencies: Sequence[Latency]) -> str:
     """Return the rows as a table in Markdown."""
-    lines = [list(COLUMNS), ["---", *["---:"] * (len(COLUMNS) - 1)], *rows(latencies)]
-    return "".join(f"| {' | '.join(map(_escaped, line))} |\n" for line in lines)
-
-
-def _escaped(cell: str) -> str:
-    return cell.replace("\\", "\\\\").replace("|", "\\|")
+    return table(COLUMNS, rows(latencies))
 
 
 def comma_separated(latencies: Sequence[Latency]) -> str:

@@ -3,7 +3,11 @@
 The process imports numpy and ONNX Runtime, reads the inputs, notes the most it has held so far, opens the session and
 runs it three times. What is reported is the most it held in the end, less what it noted: the weights, with what is only
 held while they are loaded, and all that lies between the layers. On a GPU the memory there is not counted.
+
+It needs python3, numpy and ONNX Runtime alone, and works from within a zip: boards get it, too.
 """
+
+from __future__ import annotations
 
 import json
 import subprocess
@@ -18,8 +22,11 @@ from compress.onboard import Settings, Timed
 
 RUNS = 3
 
-# -P, and the path by hand: neither the working directory nor the folder of this file may hide a library
-_CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from compress.footprint import main; main(sys.argv[2])"
+# the path by hand: neither the working directory (the empty entry) nor the folder of this file may hide a library
+_CHILD = (
+    "import sys; sys.path = [sys.argv[1], *filter(None, sys.path)]; "
+    "from compress.footprint import main; main(sys.argv[2])"
+)
 
 
 def memory_bytes(model: Path, feeds: Mapping[str, np.ndarray], settings: Settings) -> int | None:
@@ -33,7 +40,7 @@ def memory_bytes(model: Path, feeds: Mapping[str, np.ndarray], settings: Setting
             np.savez(file, **{key: feeds[name] for key, name in names.items()})  # type: ignore[arg-type]  # of numpy
         request = {"model": str(model), "names": names, **vars(settings)}
         (Path(folder) / "request.json").write_text(json.dumps(request), encoding="utf-8")
-        command = [sys.executable, "-P", "-c", _CHILD, str(Path(__file__).parents[1]), folder]
+        command = [sys.executable, "-c", _CHILD, str(Path(__file__).parents[1]), folder]
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,14 @@ def settings_of(options: Options) -> Settings:
 
 
 def multiple(options: Options, profile: Profile | None, advance: Callable[[], None] = lambda: None) -> int:
-    """Return what widths are to be rounded to: as given, or for "auto" what the machine likes."""
+    """Return what widths are to be rounded to: as given, or for "auto" what the machine likes.
+
+    Where nothing was said, what the machine likes that a profile is of, and 1 without one.
+    """
+    if options.round_to is None:
+        return 1 if profile is None else profile.multiple or 1
     if options.round_to != AUTO:
-        return 1 if options.round_to is None else int(options.round_to)
+        return int(options.round_to)
     if options.profile is None:
         return multiples.measured(settings_of(options), advance=advance)
     if profile is None or profile.multiple is None:
@@ -43,8 +49,7 @@ def multiple(options: Options, profile: Profile | None, advance: Callable[[], No
 
 def measured(made: Kit, stage: Callable[[int], Callable[[], None]]) -> dict[str, Any]:
     """Return the profile of a kit on this machine, as JSON takes it; `stage` is told how many steps it takes."""
-    steps = len(made.request["networks"]) + on_device.CHAIN_ROUNDS * bool(made.request["chains"])
-    return on_device.measure(made.request, made.read, made.feeds, stage(steps))
+    return on_device.measure(made.request, made.read, made.feeds, stage(on_device.steps(made.request)))
 
 
 @dataclass(frozen=True)
@@ -56,9 +61,13 @@ class Clock:
     settings: Settings
     seed: int
 
+    @cached_property
+    def _serialised(self) -> bytes:
+        return serialised(self.original)
+
     def ratio(self, model: ir.Model) -> Ratio:
         """Return the time of a model as a share of the original's, with its interval."""
-        models = [serialised(each) for each in (model, self.original)]
+        models = (serialised(model), self._serialised)
         sittings = []
         for _ in range(SITTINGS):
             pair = [Timed(each, self.feeds, self.settings) for each in models]

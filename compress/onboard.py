@@ -38,6 +38,15 @@ LONGEST_WARM_UP_S = 5.0
 SHORTEST_TURN_S = 0.0005  # of one model in a round: short, so that most turns are not interrupted
 UNTIMED_PROFILES = 3  # runs of a profile that are not counted
 
+# every exception that ONNX Runtime raises for a model; they have no common base of their own
+RUNTIME_ERRORS: tuple[type[Exception], ...] = (
+    RuntimeError,
+    *(
+        kind
+        for kind in vars(ort.capi.onnxruntime_pybind11_state).values()
+        if isinstance(kind, type) and issubclass(kind, Exception)
+    ),
+)
 _LOG_SEVERITY = 4  # as in graph/runtime.py: errors reach us as exceptions
 _ON_CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 _FLAGS = ("avx", "avx2", "f16c", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "avx_vnni")

@@ -9,8 +9,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from compress import bench as bench_module
-from compress import onboard
+from compress import onboard, timing
 from compress.bench import bench, instabilities, left_alone
 from compress.bench_inputs import input_shape
 from compress.errors import OptionError
@@ -199,8 +198,8 @@ def test_it_goes_on_until_the_ratios_are_precise(
 ) -> None:
     """With time to go on: until the third ratio of the second model, which is precise."""
     ratios = iter([Ratio(1, 1, 1), Ratio(1, 0.9, 1.1)] * 2 + [Ratio(1, 1, 1), Ratio(1, 0.996, 1.004)])
-    monkeypatch.setattr(bench_module, "median_ratio", lambda *_, **__: next(ratios))
-    monkeypatch.setattr(bench_module, "SITTINGS", (1, 1))
+    monkeypatch.setattr(timing, "median_ratio", lambda *_, **__: next(ratios))
+    monkeypatch.setattr(timing, "SITTINGS", (1, 1))
     latency = bench([tiny, tiny], shapes={"x": (1, 3, 4, 4)}, duration_s=0.01, longest_s=longest_s)[1]
     assert len(set(taken)) == len(taken) == times  # opened anew each time
     assert latency.rounds >= times * onboard.LEAST_ROUNDS
@@ -216,7 +215,7 @@ def test_models_that_are_compared_are_opened_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The more often the less that takes."""
-    monkeypatch.setattr(bench_module, "OPENING", opening)
+    monkeypatch.setattr(timing, "OPENING", opening)
     bench([tiny] * models, shapes={"x": (1, 3, 4, 4)}, duration_s=0.04)
     assert len(set(taken)) == len(taken) == expected
 
@@ -235,13 +234,13 @@ def test_what_another_provider_runs_is_counted(
 ) -> None:
     kernels = tuple(onboard.Kernel("n", "Relu", provider, 1.0, (), ()) for provider in providers)
     profiled = SimpleNamespace(kernels=lambda runs: kernels)
-    monkeypatch.setattr(bench_module, "Timed", lambda *_, **__: profiled)
+    monkeypatch.setattr(timing, "Timed", lambda *_, **__: profiled)
     settings = onboard.Settings(provider="AbacusExecutionProvider")
     if found is None:
-        with pytest.raises(OptionError, match="AbacusExecutionProvider runs no node of it"):
-            bench_module._elsewhere(tiny, {}, settings)
+        with pytest.raises(onboard.NoProvider, match="AbacusExecutionProvider runs no node of it"):
+            timing.nodes_elsewhere(tiny, {}, settings)
     else:
-        assert bench_module._elsewhere(tiny, {}, settings) == found
+        assert timing.nodes_elsewhere(tiny, {}, settings) == found
 
 
 def test_nodes_left_alone_are_told(tiny: Path) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from compress.options import check_apart, json_option, seed_option, shape_option, writable
+from compress.options_host import host_options, other_machine
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,6 +49,7 @@ def _options(_context: click.Context, _parameter: click.Parameter, texts: tuple[
 )
 @click.option("--batch", type=click.IntRange(1), help="For a model that leaves the batch free. [default: 1]")
 @shape_option
+@host_options
 @click.option("--profile", is_flag=True, help="Also the time of each type of operator.")
 @seed_option
 @json_option
@@ -61,6 +63,8 @@ def command(
     duration: float,
     batch: int | None,
     shapes: dict[str, tuple[int, ...]],
+    host: str | None,
+    host_python: str | None,
     profile: bool,
     seed: int,
     json_path: Path | None,
@@ -71,6 +75,7 @@ def command(
     check_apart(json_path, *models)
     check_apart(export_markdown, *models, json_path, option="--export-markdown")
     check_apart(export_csv, *models, json_path, export_markdown, option="--export-csv")
+    there = other_machine(host, host_python)
     from compress.bench import bench, instabilities, left_alone
     from compress.bench_export import comma_separated, markdown
     from compress.files import write_file
@@ -88,6 +93,7 @@ def command(
         memory=True,
         profile=profile,
         seed=seed,
+        host=there,
     )
     screen = console()
     screen.print(_table(latencies))

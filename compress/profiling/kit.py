@@ -1,11 +1,7 @@
 """The networks to measure, in memory for this machine or in one file that runs on another."""
 
-import io
-import json
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +15,14 @@ from compress.files import write_file
 from compress.onboard import Settings
 from compress.profiling import design
 from compress.profiling.multiples import CHAIN_WIDTHS, chain, chain_shape
+from compress.pyz import packed
 from graph.analysis import Analysis
 from graph.model import INLINE_BYTES, clone, serialised, weight_bytes
 from graph.plan import Plan
 from graph.shrink import shrink
 
 KEPT_AS_THEY_ARE = 4096  # numbers of a weight: small ones may be sizes or positions, by which the time does change
-_MAIN = "from compress.profiling.on_device import main\n\nmain()\n"
-_PACKAGES = ("compress/__init__.py", "compress/profiling/__init__.py")
-_MODULES = ("onboard.py", "profiling/on_device.py")
+MODULES = ("onboard.py", "ending.py", "profiling/on_device.py")
 
 
 @dataclass(frozen=True)
@@ -116,18 +111,6 @@ def hollow(model: ir.Model) -> ir.Model:
 
 def write(kit: Kit, path: Path) -> None:
     """Write a kit as one file that python3 runs; nothing half-written is left behind."""
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as zipped:
-        zipped.writestr("__main__.py", _MAIN)
-        for empty in _PACKAGES:
-            zipped.writestr(empty, "")
-        for module in _MODULES:
-            zipped.writestr(f"compress/{module}", resources.files("compress").joinpath(module).read_bytes())
-        zipped.writestr("request.json", json.dumps(kit.request))
-        for number, array in enumerate(kit.feeds.values()):  # by number: a name may be anything
-            arrays = io.BytesIO()
-            np.save(arrays, array, allow_pickle=False)
-            zipped.writestr(f"input{number}.npy", arrays.getvalue())
-        for file in kit.files:
-            zipped.writestr(file, serialised(hollow(kit.model(file))))
-    write_file(content.getvalue(), path)
+    arrays = {f"input{number}": array for number, array in enumerate(kit.feeds.values())}  # a name may be anything
+    models = ((file, serialised(hollow(kit.model(file)))) for file in kit.files)
+    write_file(packed("compress.profiling.on_device", MODULES, kit.request, arrays, models), path)

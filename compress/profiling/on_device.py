@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import sys
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +22,18 @@ from typing import Any
 
 import numpy as np
 
-from compress.onboard import NoProvider, Settings, Timed, available, machine, rounds, runs_per_turn, warm_up
+from compress.ending import REFUSED, WRONG, leave, write
+from compress.onboard import (
+    RUNTIME_ERRORS,
+    NoProvider,
+    Settings,
+    Timed,
+    available,
+    machine,
+    rounds,
+    runs_per_turn,
+    warm_up,
+)
 
 VERSION = 1
 RUNS_S = 0.25  # of every network's kernels
@@ -60,6 +70,11 @@ def measure(
         "networks": rows,
         "chains": chain_ms(chains, shapes, settings, advance) if chains else {},
     }
+
+
+def steps(request: Mapping[str, Any]) -> int:
+    """Return how often `measure` advances."""
+    return len(request["networks"]) + CHAIN_ROUNDS * bool(request["chains"])
 
 
 def _kernels(model: bytes, feeds: Mapping[str, np.ndarray], settings: Settings, about_s: float) -> list[dict[str, Any]]:
@@ -108,6 +123,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="where to write the profile")
     parser.add_argument("--threads", type=int, help="threads within an operator")
     parser.add_argument("--provider", help="cpu, cuda, ... as this ONNX Runtime has them")
+    parser.add_argument("--steps", action="store_true", help="print a line after each of the steps")
     arguments = parser.parse_args()
     if not arguments.output.parent.is_dir():
         parser.error(f"{arguments.output.parent} is not a folder")  # before the work, not after it
@@ -120,18 +136,20 @@ def main() -> None:
             name: np.load(io.BytesIO(kit.read(f"input{number}.npy")), allow_pickle=False)
             for number, name in enumerate(request["about"]["inputs"])
         }
-        total, done = len(request["networks"]) + CHAIN_ROUNDS * bool(request["chains"]), 0
+        total, done = steps(request), 0
 
         def advance() -> None:
             nonlocal done
             done += 1
-            if sys.stderr.isatty():
+            if arguments.steps:
+                print("step", flush=True)
+            elif sys.stderr.isatty():
                 print(f"\rmeasured {done} of {total}", end="\n" * (done == total), file=sys.stderr, flush=True)
 
         try:
             found = measure(request, kit.read, feeds, advance)
         except NoProvider as error:
-            parser.error(str(error))
-    written = arguments.output.with_name(f"{arguments.output.name}.part")
-    written.write_text(json.dumps(found), encoding="utf-8")
-    os.replace(written, arguments.output)
+            leave(str(error), WRONG)
+        except RUNTIME_ERRORS as error:
+            leave(f"ONNX Runtime cannot run it: {error}", REFUSED)
+    write(found, arguments.output)
