@@ -16,6 +16,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from compress.api import Result, prune
+    from compress.int8 import Quantised, quantize
     from compress.settings import Options
     from compress.sweep import Sweep, sweep
     from compress.targets import Target, Unreachable, parse_target
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "prune": "compress.api",
     "Result": "compress.api",
+    "quantize": "compress.int8",
+    "Quantised": "compress.int8",
     "Options": "compress.settings",
     "sweep": "compress.sweep",
     "Sweep": "compress.sweep",
@@ -31,7 +34,18 @@ _HOMES = {
     "parse_target": "compress.targets",
 }
 
-__all__ = ["Options", "Result", "Sweep", "Target", "Unreachable", "parse_target", "prune", "sweep"]
+__all__ = [
+    "Options",
+    "Quantised",
+    "Result",
+    "Sweep",
+    "Target",
+    "Unreachable",
+    "parse_target",
+    "prune",
+    "quantize",
+    "sweep",
+]
 
 
 def __getattr__(name: str) -> object:

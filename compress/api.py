@@ -9,6 +9,8 @@ import onnx_ir as ir
 
 from compress.bench import Latency
 from compress.cut import Pruned, Reached
+from compress.details import Details, details_of
+from compress.drop import Drop, fall
 from compress.figures import (
     compared_with_original,
     latencies,
@@ -18,7 +20,7 @@ from compress.figures import (
     samples_by_use,
     used_for,
 )
-from compress.gate import Gate, fall
+from compress.int8 import attempted, staged, written
 from compress.measure import Comparison, in_figures, measure_size
 from compress.measurement import Measurement
 from compress.pipeline import Goal, prune_model
@@ -32,16 +34,20 @@ from graph.plan import Plan
 __all__ = ["Options", "Result", "prune"]
 
 _DEFAULTS = Options()
-_NOT_TIMED: tuple[tuple[Latency | None, ...], tuple[str, ...]] = (None, None), ()
 
 
 @dataclass(frozen=True)
 class Result:
-    """The pruned model, the plan that made it, and the report with every figure."""
+    """The pruned model, the plan that made it, the report with every figure, and the details where they were wanted.
+
+    `int8` is the pruned model on integers, where that was asked for and could be made.
+    """
 
     model: ir.Model
     plan: Plan
     report: Report
+    details: Details | None = None
+    int8: ir.Model | None = None
 
     def save(self, path: str | Path, overwrite: bool = False) -> None:
         """Write the model; nothing half-written is left behind. Raises WriteError."""
@@ -59,6 +65,8 @@ def prune(
     options: Options = _DEFAULTS,
     *,
     latency: bool = True,
+    details: bool = False,
+    int8: bool = False,
     progress: Progress = silent,
 ) -> Result:
     """Prune an ONNX model to a target and measure what came of it.
@@ -66,34 +74,47 @@ def prune(
     `target` is a share of the MACs (0.5, "50%"), a count ("60M"), a `Target` or several, which must all hold; without
     one half of the MACs are left, or, with `options.max_drop`, as few as that allows. `data` is a folder of images, an
     .npz/.npy file, "module:function", arrays by input name, or None for generated images. `latency` False leaves the
-    timing out. Raises ModelError, DataError, TargetError, Unreachable or LawError, and OptionError for an option that
-    cannot be used, each with one sentence.
+    timing out, `details` takes a closer look at both models, for a page (see `compress.html`). With `int8` both are
+    quantised too, on the samples of the fit, and measured (see `Report.stages`); targets are of the pruned floats.
+    Raises ModelError, DataError, TargetError, Unreachable or LawError, and OptionError for an option that cannot be
+    used, each with one sentence.
     """
     pruned = prune_model(model, target, data, options, progress)
     examined = pruned.prepared.examined
     original, path, held = examined.original, examined.path, examined.data
     check_interface(original, pruned.model)
+    attempts = attempted(original, pruned.model, held, progress) if int8 else ()
     with progress("measure", 1), tempfile.TemporaryDirectory(prefix="compress-") as folder:
         files = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
         save(original, files[0])
         save(pruned.model, files[1])
+        on_integers = written(attempts, Path(folder))
         one = held.few(1)
         sizes = measure_size(original, path or files[0], one), measure_size(pruned.model, files[1], one)
         compared, notes = compared_with_original(examined, pruned.model)
         closed_form = _closed_form(pruned)
-        times, untimed = latencies(files, ("before", "after"), sample(held), options) if latency else _NOT_TIMED
-    before, after = in_figures(sizes, compared, times)
+        timed = {"before": files[0], "after": files[1]} | on_integers
+        times, untimed = (
+            latencies(tuple(timed.values()), tuple(timed), sample(held), options)
+            if latency
+            else ((None,) * len(timed), ())
+        )
+        before, after = in_figures(sizes, compared, times)
+        floats = ((before, ()), (after, compared.outputs))
+        stages, astray = staged(floats, attempts, dict(zip(timed, times, strict=True)), on_integers, examined)
     report = Report(
         model=model_name(examined),
         output=None,
         before=before,
         after=after,
+        outputs=compared.outputs,
+        stages=stages,
         targets=asked(pruned, times[1]),
         widths=tuple(Width(group, *pair) for group, pair in pruned.widths.items()),
         frozen=pruned.analysis.channels.frozen,
         measured_on=measured_on(held, compared),
         used_for=used_for(held),
-        notes=pruned.notes + notes + untimed + _slower(times[1]) + _lucky(pruned.gate, compared),
+        notes=pruned.notes + notes + untimed + astray + slower(times[1]) + _lucky(pruned.drop, compared),
         data=held.source.description,
         samples=samples_by_use(held),
         uncounted=pruned.count.uncounted,
@@ -101,7 +122,7 @@ def prune(
         search=options.search,
         compensation=options.compensation,
         metric=None if examined.metric is None else examined.metric.name,
-        gate=pruned.gate,
+        drop=pruned.drop,
         refinement=pruned.refinement,
         closed_form=closed_form,
         law=pruned.law,
@@ -109,7 +130,14 @@ def prune(
         seed=options.seed,
         seconds=pruned.seconds,
     )
-    return Result(pruned.model, pruned.plan, report)
+    made = attempts[-1].made if attempts else None
+    quantised = None if made is None else made.model
+    if not details:
+        return Result(pruned.model, pruned.plan, report, int8=quantised)
+    with progress("details", 1):
+        return Result(
+            pruned.model, pruned.plan, report, details_of(pruned, quantised or pruned.model, compared.scores), quantised
+        )
 
 
 def asked(pruned: Pruned, timed: Latency | None = None) -> tuple[Asked, ...]:
@@ -133,17 +161,17 @@ def _closed_form(pruned: Pruned) -> Measurement | None:
     return in_figures((Measurement(), Measurement()), compared, (None, None))[1]
 
 
-def _lucky(gate: Gate | None, compared: Comparison) -> tuple[str, ...]:
+def _lucky(drop: Drop | None, compared: Comparison) -> tuple[str, ...]:
     """Say it where the report's samples see more of a drop than those that it was judged on."""
-    if gate is None or (lost := fall(compared)[1]) <= gate.max_drop + 1e-12:
+    if drop is None or (lost := fall(compared)[1]) <= drop.max_drop + 1e-12:
         return ()
     return (
-        f"on the report's own {compared.samples} samples the drop is {lost:.4f}, more than {gate.max_drop:g}: several "
+        f"on the report's own {compared.samples} samples the drop is {lost:.4f}, more than {drop.max_drop:g}: several "
         "models were tried, and one may pass by luck; more --samples judge it finer",
     )
 
 
-def _slower(latency: Latency | None) -> tuple[str, ...]:
+def slower(latency: Latency | None) -> tuple[str, ...]:
     """Say it where the result gained no time: widths that the runtime's kernels do not like may be the reason."""
     if latency is None or latency.ratio.value < 1:
         return ()

@@ -21,6 +21,7 @@ from typing import Any
 import click
 
 from compress import commands
+from compress.config import config_option
 
 INTERRUPTED = 130
 _LONGEST_LINE = 1000  # characters: a name in a model may have millions
@@ -40,6 +41,7 @@ def _register(group: click.Group) -> None:
     for module in pkgutil.iter_modules(commands.__path__):
         command = importlib.import_module(f"{commands.__name__}.{module.name}").command
         command.callback = _guarded(command.callback)
+        command.params.append(config_option)
         group.add_command(command)
 
 
@@ -67,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         _be_quiet()
     try:
-        code = compress.main(args=arguments, prog_name="compress", standalone_mode=False)
+        typed = tuple(sys.argv[1:] if arguments is None else arguments)
+        code = compress.main(args=arguments, prog_name="compress", standalone_mode=False, obj=typed)
         sys.stdout.flush()  # a full disk is found here, and not after the exit code is known
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())

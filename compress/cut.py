@@ -1,6 +1,7 @@
 """A prepared model cut to its limits: search → shrink → check the law → compensate → refine → store as before."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +31,7 @@ from graph.shrink import shrink
 from graph.trace import trace
 
 if TYPE_CHECKING:
-    from compress.gate import Gate
+    from compress.drop import Drop
 
 
 ROUNDS = 6  # of searching and measuring
@@ -69,7 +70,7 @@ class Pruned:
     notes: tuple[str, ...]
     closed_form: ir.Model | None = None
     refinement: Refinement | None = None
-    gate: "Gate | None" = None
+    drop: "Drop | None" = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -106,7 +107,8 @@ def cut_as_planned(prepared: Prepared, limits: Sequence[Limit], plan: Plan, smal
     counted = count(small, traced)
     small, kept_wide = finished(small, analysis.stored, examined.original)
     kept = {name: int(mask.sum()) for name, mask in plan.keep.items()}
-    with timed("clock", len(limits)):
+    timely = [limit for limit in limits if limit.metric == "latency"]
+    with timed("clock", 1) if timely else nullcontext():
         reached = tuple(figure(examined, limit, kept, counted, small) for limit in limits)
     if over := [each for each in reached if not each.within and each.limit.metric != "latency"]:
         raise Unreachable(_missed(over))  # weights that could not be stored again as they were take more bytes

@@ -15,18 +15,18 @@ from graph.analysis import Analysis
 from graph.inputs import InputSpec, fixed_batch, input_specs, settle, takes_several
 
 SHARES = (0.8, 0.1, 0.1)  # of the calibration samples: fit, search, report
-GATED_SHARES = (0.6, 0.1, 0.1, 0.2)  # and gate
+DROP_SHARES = (0.6, 0.1, 0.1, 0.2)  # and drop
 CHUNK_BYTES = 48 << 20  # of the largest value while a chunk of samples runs
 USUAL_SAMPLES = 64  # below, a note says that there are few
 
 
 class Parts(NamedTuple):
-    """Disjoint sets of samples, by index: for the fit, the search, the report, and the gate of `max_drop`."""
+    """Disjoint sets of samples, by index: for the fit, the search, the report, and the drop of `max_drop`."""
 
     fit: np.ndarray
     search: np.ndarray
     report: np.ndarray
-    gate: np.ndarray
+    drop: np.ndarray
 
     @property
     def reported(self) -> np.ndarray:
@@ -34,9 +34,9 @@ class Parts(NamedTuple):
         return self.report if len(self.report) else self.fit
 
     @property
-    def gated(self) -> np.ndarray:
+    def judged(self) -> np.ndarray:
         """The samples that a drop is judged on: those kept apart for it, or those of the fit where there are none."""
-        return self.gate if len(self.gate) else self.fit
+        return self.drop if len(self.drop) else self.fit
 
 
 @dataclass(frozen=True)
@@ -94,24 +94,24 @@ def samples_at_a_time(model: ir.Model, specs: Sequence[InputSpec], source: Sourc
     return 1
 
 
-def deal(samples: Samples, seed: int, *, gated: bool = False) -> tuple[Data, tuple[str, ...]]:
-    """Deal the samples out, to the gate too where `gated`; returns notes where there are too few."""
+def deal(samples: Samples, seed: int, *, drop: bool = False) -> tuple[Data, tuple[str, ...]]:
+    """Deal the samples out, to the judging of a drop too where `drop`; returns notes where there are too few."""
     source, size = samples.source, samples.batch or 1
     if len(source) < size:
         raise DataError(f"{source.description}: the model takes {size} samples at a time, {len(source)} are there")
-    shares = GATED_SHARES if gated else SHARES
+    shares = DROP_SHARES if drop else SHARES
     parts = [part[: len(part) // size * size] for part in split(len(source), shares, seed)]
     notes = samples.notes
     if not all(len(part) for part in parts):
         parts = [np.arange(len(source) // size * size), *(part[:0] for part in parts[1:])]
-        judged = "the drop is judged, " if gated else ""
+        judged = "the drop is judged, " if drop else ""
         notes += (
             f"with {len(source)} sample{'s' if len(source) > 1 else ''} nothing could be kept apart: the ridge was "
             f"chosen, {judged}and the result is reported, on the samples of the fit; give at least {8 * size}",
         )
     elif len(source) < USUAL_SAMPLES:
-        notes += (f"{len(source)} calibration samples are few: a few hundred make a better model",)
-    if not gated:
+        notes += (f"{len(source)} samples are few: a few hundred make a better model",)
+    if not drop:
         parts.append(parts[0][:0])
     return Data(source, Parts(*parts), samples.batch), notes
 

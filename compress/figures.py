@@ -12,6 +12,7 @@ from compress.bench import Latency, bench, instabilities
 from compress.data import Data
 from compress.errors import OptionError
 from compress.measure import Comparison, compare, largest_error
+from compress.metric import Metric
 from compress.prepare import Examined
 from compress.settings import Options
 from graph.errors import ModelError
@@ -26,15 +27,22 @@ def model_name(examined: Examined) -> str:
 
 def compared_with_original(examined: Examined, model: ir.Model) -> tuple[Comparison, tuple[str, ...]]:
     """Compare on the report's samples; labels that are none of the classes cost top-1 and a note, not the result."""
-    data, metric, rows = examined.data, examined.metric, examined.data.parts.reported
+    return compared(examined.original, model, examined.data, examined.metric)
+
+
+def compared(
+    original: ir.Model, model: ir.Model, data: Data, metric: Metric | None
+) -> tuple[Comparison, tuple[str, ...]]:
+    """Compare two models on the report's samples, as `compared_with_original`."""
+    source, rows = data.source, data.parts.reported
     try:
-        return compare(examined.original, model, data.source, rows, metric=metric, batch=data.batch), ()
+        return compare(original, model, source, rows, metric=metric, batch=data.batch), ()
     except OptionError as error:
-        if data.source.labels is None:
+        if source.labels is None or metric is not None:  # whose function takes any labels: the fault is there
             raise
-        unlabelled = replace(data.source, labels=None)
-        compared = compare(examined.original, model, unlabelled, rows, metric=metric, batch=data.batch)
-        return compared, (f"top-1 was not measured: {error}",)
+        unlabelled = replace(source, labels=None)
+        found = compare(original, model, unlabelled, rows, metric=metric, batch=data.batch)
+        return found, (f"top-1 was not measured: {error}",)
 
 
 def sample(data: Data) -> Mapping[str, np.ndarray]:
@@ -85,14 +93,14 @@ def used_for(data: Data) -> str:
     parts = data.parts
     if not len(parts.report):
         return f"all {len(parts.fit)} samples served for everything"
-    gated = f"{len(parts.gate)} to judge the drop, " if len(parts.gate) else ""
+    judged = f"{len(parts.drop)} to judge the drop, " if len(parts.drop) else ""
     return (
         f"of {sum(map(len, parts))} samples {len(parts.fit)} served for the fit, {len(parts.search)} for the search, "
-        f"{gated}{len(parts.report)} for this report; none for two of them"
+        f"{judged}{len(parts.report)} for this report; none for two of them"
     )
 
 
 def samples_by_use(data: Data) -> dict[str, int]:
-    """Return how many samples served for what; a gate only where there is one."""
+    """Return how many samples served for what; those of a drop only where there is one."""
     counts = {name: len(part) for name, part in data.parts._asdict().items()}
-    return {name: n for name, n in counts.items() if n or name != "gate"}
+    return {name: n for name, n in counts.items() if n or name != "drop"}

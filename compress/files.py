@@ -7,6 +7,13 @@ from pathlib import Path
 from compress.errors import OptionError
 
 
+def same_file(first: Path, second: Path) -> bool:
+    """Say whether two paths lead to one file, by links too, whether it exists or not."""
+    if first.exists() and second.exists():
+        return first.samefile(second)
+    return os.path.realpath(first) == os.path.realpath(second)
+
+
 def write_file(content: bytes, path: Path) -> None:
     """Write a temporary file beside `path` and rename it. Raises OptionError where that is not possible."""
     try:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 import click
 
 from compress.errors import OptionError
+from compress.files import same_file
+from compress.gates import GATES, Gate, read_gate
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+
+PICTURES = (".png", ".svg")
 
 
 def writable(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
@@ -54,21 +58,30 @@ def check_output(model: Path, output: Path, force: bool, *data: str | os.PathLik
             raise OptionError(f"{output} is what the data are read from: give another --output")
 
 
-def same_file(first: Path, second: Path) -> bool:
-    """Say whether two paths lead to one file, by links too, whether it exists or not."""
-    if first.exists() and second.exists():
-        return first.samefile(second)
-    return os.path.realpath(first) == os.path.realpath(second)
+def _file_option(name: str, explanation: str, *names: str) -> Callable[[Any], Any]:
+    kind = click.Path(path_type=Path, dir_okay=False)
+    return click.option(name, *names, type=kind, callback=writable, metavar="FILE", help=explanation)
 
 
-json_option = click.option(
-    "--json",
-    "json_path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    callback=writable,
-    metavar="FILE",
-    help="Write everything as JSON.",
-)
+json_option = _file_option("--json", "Write everything as JSON.", "json_path")
+report_option = _file_option("--report", "Write a page about it, with pictures: one HTML file.", "page")
+
+
+def picture_option(what: str) -> Callable[[Any], Any]:
+    """Return the option --picture, which draws `what`."""
+    return click.option(
+        "--picture",
+        type=click.Path(path_type=Path, dir_okay=False),
+        callback=_drawable,
+        metavar="FILE",
+        help=f"Draw {what}, as .png or .svg.",
+    )
+
+
+def _drawable(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None and path.suffix.lower() not in PICTURES:
+        raise OptionError(f"--picture {path}: the name must end in {' or '.join(PICTURES)}")
+    return writable(context, parameter, path)
 
 
 def _shapes(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
@@ -194,7 +207,7 @@ class HowOptions:
 
     def settings(self, data: DataOptions, shapes: Mapping[str, Sequence[int]], seed: int) -> "Options":
         """Return all options together, as Python takes them. Raises DataError or OptionError."""
-        limits = dict(map(_ratio, self.ratios))
+        limits = dict(map(width_ratio, self.ratios))
         from compress.settings import Options
 
         return Options(
@@ -219,7 +232,8 @@ class HowOptions:
         )
 
 
-def _ratio(text: str) -> tuple[str, float]:
+def width_ratio(text: str) -> tuple[str, float]:
+    """Read PATTERN=SHARE. Raises OptionError."""
     pattern, _, share = text.rpartition("=")
     try:
         ratio = float(share)
@@ -251,6 +265,20 @@ provider_option = click.option(
     "--provider", default="cpu", show_default=True, metavar="NAME", help="Of ONNX Runtime, where latency counts."
 )
 
+exclude_option = click.option(
+    "--exclude", multiple=True, metavar="PATTERN", help="Leave layers with such names whole. Repeatable."
+)
+ratio_option = click.option(
+    "--max-width-ratio",
+    "ratios",
+    multiple=True,
+    metavar="PATTERN=SHARE",
+    help="Keep at most this share of the channels of layers with such names. Repeatable.",
+)
+device_option = click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where torch computes."
+)
+
 _HOW = (
     click.option("--criterion", type=click.Choice(CRITERIA), default="cap", show_default=True, help="Ranks channels."),
     click.option("--search", type=click.Choice(SEARCHES), default="lagrange", show_default=True, help="Finds widths."),
@@ -259,14 +287,8 @@ _HOW = (
         "--refine", type=click.IntRange(0), default=0, metavar="N", help="Steps of feature matching after the fit."
     ),
     metric_option,
-    click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave layers with such names whole. Repeatable."),
-    click.option(
-        "--max-width-ratio",
-        "ratios",
-        multiple=True,
-        metavar="PATTERN=SHARE",
-        help="Keep at most this share of the channels of layers with such names. Repeatable.",
-    ),
+    exclude_option,
+    ratio_option,
     multiple_option,
     threads_option,
     provider_option,
@@ -277,32 +299,75 @@ _HOW = (
         help="Latency is that of another machine: what compress profile wrote there.",
     ),
     click.option("--keep-batchnorm", is_flag=True, help="Do not fold BatchNormalization into convolutions."),
-    click.option(
-        "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where torch computes."
-    ),
+    device_option,
 )
 
 
 def data_options(command: Callable[Concatenate[DataOptions, P], R]) -> Callable[P, R]:
     """Give a command the options on data; it receives them as its first argument, a DataOptions."""
-    return _gathered(command, DataOptions, _DATA)
+    return gathered_into(command, DataOptions, _DATA)
 
 
 def how_options(command: Callable[Concatenate[HowOptions, P], R]) -> Callable[P, R]:
     """Give a command the options on how to prune; it receives them as its first argument, a HowOptions."""
-    return _gathered(command, HowOptions, _HOW)
+    return gathered_into(command, HowOptions, _HOW)
 
 
-def _gathered(
+@dataclass(frozen=True)
+class GateOptions:
+    """The gates that the user set, and where the verdicts on them are written besides."""
+
+    gates: tuple[Gate, ...] = ()
+    junit: Path | None = None
+    markdown: Path | None = None
+
+    def check_apart(self, *others: str | os.PathLike[str] | None) -> None:
+        """Raise OptionError where a file of verdicts would replace another that the command reads or writes."""
+        check_apart(self.junit, *others, option="--junit")
+        check_apart(self.markdown, *others, self.junit, option="--markdown")
+
+
+_VERDICTS = (
+    _file_option("--junit", "Write the verdicts on what was asked as JUnit XML."),
+    _file_option("--markdown", "Write a summary as Markdown. It is added to $GITHUB_STEP_SUMMARY, where that is set."),
+)
+
+
+def gate_options(*names: str) -> Callable[[Callable[Concatenate[GateOptions, P], R]], Callable[P, R]]:
+    """Give a command the options of these gates; it receives them as its first argument, a GateOptions."""
+
+    def given(command: Callable[Concatenate[GateOptions, P], R]) -> Callable[P, R]:
+        @wraps(command)
+        def gathered(*args: P.args, **kwargs: P.kwargs) -> R:
+            typed: dict[str, Any] = kwargs
+            texts = {name: typed.pop(name.replace("-", "_")) for name in names}
+            gates = tuple(read_gate(name, str(text)) for name, text in texts.items() if text is not None)
+            return command(GateOptions(gates, typed.pop("junit"), typed.pop("markdown")), *args, **kwargs)
+
+        limits = (
+            click.option(f"--{name}", metavar=GATES[name].metavar, help=f"Exit with 1 if {GATES[name].help}")
+            for name in names
+        )
+        return _with_options(gathered, (*limits, *_VERDICTS))
+
+    return given
+
+
+def gathered_into(
     command: Callable[Concatenate[T, P], R], kind: type[T], options: Sequence[Callable[[Any], Any]]
 ) -> Callable[P, R]:
+    """Give a command several options; it receives them as its first argument, an object of `kind` (a dataclass)."""
     names = tuple(field.name for field in fields(kind))  # type: ignore[arg-type]  # kind is a dataclass
 
     @wraps(command)
     def gathered(*args: P.args, **kwargs: P.kwargs) -> R:
         return command(kind(**{name: kwargs.pop(name) for name in names}), *args, **kwargs)
 
-    wrapped: Callable[P, R] = gathered
+    return _with_options(gathered, options)
+
+
+def _with_options(command: Callable[P, R], options: Sequence[Callable[[Any], Any]]) -> Callable[P, R]:
+    """Give a command options, which --help lists in this order."""
     for option in reversed(options):
-        wrapped = option(wrapped)
-    return wrapped
+        command = option(command)
+    return command

@@ -3,18 +3,21 @@
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from compress.files import write_file
 from compress.measurement import Measurement
 from compress.report import printable
 from compress.sweep import Sweep
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _Figure = Callable[[Measurement], float | None]
 
 
 def draw(sweep: Sweep, path: Path) -> None:
     """Write the picture as .png or .svg, as the name ends. Raises OptionError where it cannot be written."""
-    from matplotlib import rc_context
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -43,12 +46,20 @@ def draw(sweep: Sweep, path: Path) -> None:
         if axes.lines:
             axes.legend()
     time.set_ylim(bottom=0)
-    figure.suptitle(printable(Path(sweep.model).name).replace("$", r"\$"))  # a dollar would begin mathematics
-    content = io.BytesIO()
-    with rc_context({"svg.hashsalt": "compress"}):  # the same picture, the same bytes
-        figure.savefig(content, format=path.suffix[1:].lower(), metadata={"Date": None} if _is_svg(path) else {})
+    figure.suptitle(title(Path(sweep.model).name))
+    write_picture(figure, path)
+
+
+def write_picture(figure: "Figure", path: Path) -> None:
+    """Write a figure as .png or .svg, as the name ends; the same picture has the same bytes. Raises OptionError."""
+    from matplotlib import rc_context
+
+    content, is_svg = io.BytesIO(), path.suffix.lower() == ".svg"
+    with rc_context({"svg.hashsalt": "compress"}):
+        figure.savefig(content, format=path.suffix[1:].lower(), metadata={"Date": None} if is_svg else {})
     write_file(content.getvalue(), path)
 
 
-def _is_svg(path: Path) -> bool:
-    return path.suffix.lower() == ".svg"
+def title(name: str) -> str:
+    """Return a name as matplotlib shows it: a dollar would begin mathematics."""
+    return printable(name).replace("$", r"\$")

@@ -4,7 +4,7 @@ examine   load → open data → simplify → couple → permitted widths       
 profiled  the latency of the layers, where that is a target              compress.latency
 prepare   convert → calibrate → curves → sensitivities
 cut       search → shrink → check the law → compensate → refine          compress.cut
-smallest  cut at several budgets, where a drop is allowed                compress.gate
+smallest  cut at several budgets, where a drop is allowed                compress.drop
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from typing import Any
 import onnx_ir as ir
 
 from compress.cut import Pruned, cut
-from compress.gate import smallest
+from compress.drop import smallest
 from compress.prepare import examine, prepare, profiled
 from compress.progress import Progress, Timed, silent
 from compress.settings import AUTO, Options
@@ -48,8 +48,8 @@ def prune_model(
     prepared = prepare(examined, timed)
     if options.max_drop is None:
         return replace(cut(prepared, limits, timed), seconds=timed.seconds)
-    pruned, gate = smallest(prepared, limits, options.max_drop, timed)
-    return replace(pruned, gate=gate, seconds=timed.seconds)
+    pruned, drop = smallest(prepared, limits, options.max_drop, timed)
+    return replace(pruned, drop=drop, seconds=timed.seconds)
 
 
 def targets_of(goal: Goal, options: Options) -> tuple[Target, ...]:

@@ -5,8 +5,9 @@ prepare   convert → calibrate → curves → sensitivities
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from compress.profiling.tables import latency_model
 from compress.progress import Timed
 from compress.ranking import Ranking, rank, searched_images
 from compress.searches import SEARCHES, WITH_TRIALS
-from compress.settings import COMPENSATIONS, Options
+from compress.settings import AUTO, COMPENSATIONS, Options
 from compress.targets import Target, Unreachable
 from compress.trial import Trials
 from compress.widths import display_names
@@ -82,12 +83,13 @@ class Examined:
             raise ValueError("nothing is known of the latency: `profiled` comes first")
         return self.profile.original_ms, latency_model(self.profile, self.analysis)
 
-    @property
+    @cached_property
     def clock(self) -> Clock | None:
         """What times models for a target of latency; None where that is of another machine."""
         if self.options.profile is not None:
             return None
-        return Clock(self.original, self.data.few(self.data.batch or 1), settings_of(self.options), self.options.seed)
+        feeds = self.data.few(self.data.batch or 1)
+        return Clock(self.original, feeds, settings_of(self.options), self.options.seed)
 
     def size_of_original(self) -> Original:
         """Return the bytes of the file as it is, and as it would be written with every channel kept."""
@@ -125,12 +127,12 @@ def examine(model: ir.Model | str | Path, data: Any, options: Options, timed: Ti
             shapes=options.shapes,
             seed=options.seed,
         )
-        dealt, notes = deal(samples, options.seed, gated=options.max_drop is not None)
+        dealt, notes = deal(samples, options.seed, drop=options.max_drop is not None)
     with timed("analyse", 1):
         analysis = analyse(original, dealt.few(1), keep_batchnorm=options.keep_batchnorm)
         names = display_names(analysis.model)
     profile = None if options.profile is None else load_profile(options.profile, analysis.channels)
-    with timed("round to", CHAIN_ROUNDS) as advance:
+    with timed("round to", CHAIN_ROUNDS) if options.round_to == AUTO else nullcontext(lambda: None) as advance:
         round_to = multiple(options, profile, advance)
     allowed = permitted(analysis, names, options, round_to)
     return Examined(original, path, options, metric, dealt, analysis, names, allowed, notes, profile)

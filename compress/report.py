@@ -24,14 +24,18 @@ from compress.targets import METRICS
 from graph.channels import Frozen
 
 if TYPE_CHECKING:
-    from compress.gate import Candidate, Gate
+    from compress.drop import Candidate, Drop
+    from compress.gates import Verdict
+    from compress.int8 import Stage
+    from compress.measure import OutputError
     from compress.refine import Refinement
     from compress.repair import Repair
     from graph.law import LawReport
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 WIDTH = 120
 BAD = "bold red"
+IN_TURN = "latency, of runs in turn"
 
 JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
 
@@ -60,16 +64,22 @@ class Report:
     """Everything that is said about a run; `notes` are whole sentences.
 
     `measured_on` says what agreement, errors and top-1 were measured on, `used_for` and `samples` how many served for
-    the fit, the search, the gate and the report (disjoint sets). `gate` says how a drop was judged and which candidates
-    were tried, `refinement` what gradient descent brought, `closed_form` has the figures before it, `metric` is the
-    name of the user's own. `uncounted` says how many nodes of which operator are not in the MACs, `repairs` what
-    compensation did at each consumer, `seconds` the time by stage.
+    the fit, the search, the drop and the report (disjoint sets). `drop` says how a drop was judged and which candidates
+    were tried, `gates` are the verdicts on what else was asked, `outputs` how far each output is from the original's,
+    `stages` are all models of a run that quantises too (`after` is in floats, `shipped` is what the last of them has)
+    and `floats` is the file of the pruned model before that,
+    `refinement` what gradient descent brought, `closed_form` has the figures before it, `metric` is the name of the
+    user's own. `uncounted` says how many nodes of which operator are not in the MACs, `repairs` what compensation did
+    at each consumer, `seconds` the time by stage.
     """
 
     model: str
     output: str | None
     before: Measurement
     after: Measurement
+    outputs: "tuple[OutputError, ...]" = ()
+    stages: "tuple[Stage, ...]" = ()
+    floats: str | None = None
     targets: tuple[Asked, ...] = ()
     widths: tuple[Width, ...] = ()
     frozen: tuple[Frozen, ...] = ()
@@ -83,13 +93,20 @@ class Report:
     search: str = "lagrange"
     compensation: str = "asymmetric"
     metric: str | None = None
-    gate: "Gate | None" = None
+    drop: "Drop | None" = None
+    gates: "tuple[Verdict, ...]" = ()
     refinement: "Refinement | None" = None
     closed_form: Measurement | None = None
     law: "LawReport | None" = None
     repairs: "tuple[Repair, ...]" = ()
     seed: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def shipped(self) -> tuple[Measurement, "tuple[OutputError, ...]"]:
+        """The figures of the model that is the output, and how far its outputs are from the original's."""
+        last = self.stages[-1] if self.stages else None
+        return (self.after, self.outputs) if last is None or last.figures is None else (last.figures, last.outputs)
 
 
 def printable(text: str) -> str:
@@ -144,17 +161,49 @@ _ROWS = (
 )
 
 
+def measurement_rows(before: Measurement, after: Measurement) -> tuple[tuple[str, str, str, str], ...]:
+    """Return what was measured of either: title, before, after and the change, in words."""
+    pairs = [(row, row.value(before), row.value(after)) for row in _ROWS]
+    rows = [
+        (row.title, _written(row, old), _written(row, new), _change(row, old, new))
+        for row, old, new in pairs
+        if old is not None or new is not None
+    ]
+    if after.latency_ms is not None:
+        rows.append((IN_TURN, "", "", f"× {after.latency_ms.ratio.value:.3f}"))
+    return tuple(rows)
+
+
 def measurement_table(before: Measurement, after: Measurement) -> Table:
     """Return the table of what was measured of either, with the change."""
     shown = table("", "before", "after", "change")
-    for row in _ROWS:
-        old, new = row.value(before), row.value(after)
-        if old is not None or new is not None:
-            shown.add_row(row.title, _written(row, old), _written(row, new), _change(row, old, new))
-    if after.latency_ms is not None:
-        style = BAD if after.latency_ms.slower else ""
-        shown.add_row("latency, of runs in turn", "", "", f"× {after.latency_ms.ratio.value:.3f}", style=style)
+    slower = after.latency_ms is not None and after.latency_ms.slower
+    for row in measurement_rows(before, after):
+        shown.add_row(*row, style=BAD if slower and row[0] == IN_TURN else "")
     return shown
+
+
+def stage_table(stages: "Sequence[Stage]") -> Table:
+    """Return the table of what was measured of several models, a column each; the first is the original."""
+    shown = table("", *(stage.name for stage in stages))
+    for row in stage_rows(stages):
+        shown.add_row(*row)
+    return shown
+
+
+def stage_rows(stages: "Sequence[Stage]") -> tuple[tuple[str, ...], ...]:
+    """Return what was measured of any of several models: title, and the figure of each, in words."""
+    figures = [stage.figures or Measurement() for stage in stages]
+    measured = ((row, [row.value(each) for each in figures]) for row in _ROWS)
+    rows = [
+        (row.title, *(_written(row, value) for value in values))
+        for row, values in measured
+        if any(value is not None for value in values)
+    ]
+    times = [each.latency_ms for each in figures]
+    if any(time is not None for time in times):
+        rows.append((IN_TURN, *("–" if time is None else f"× {time.ratio.value:.3f}" for time in times)))
+    return tuple(rows)
 
 
 def _written(row: _Row, value: float | None) -> str:
@@ -206,25 +255,37 @@ def print_notes(notes: Iterable[str]) -> None:
 def print_report(report: Report, to: Console) -> None:
     """Print the report: figures and what they were measured on, targets, widths, what could not be pruned."""
     to.print(Text(printable(report.model) + (f" → {printable(report.output)}" if report.output else "")))
-    to.print(measurement_table(report.before, report.after))
+    to.print(stage_table(report.stages) if report.stages else measurement_table(report.before, report.after))
+    for stage in report.stages:
+        if stage.said:
+            to.print(Text(printable(f"{stage.name}: {stage.said}")))
     if report.measured_on:
         to.print(Text(printable(report.measured_on)))
     if report.used_for:
         to.print(Text(report.used_for))
-    if report.gate is not None:
-        to.print(Text(report.gate.sentence()))
-        to.print(candidate_table(report.gate.candidates))
+    if report.drop is not None:
+        to.print(Text(report.drop.sentence()))
+        to.print(candidate_table(report.drop.candidates))
     if report.refinement is not None:
-        to.print(Text(_refined(report.refinement, report.closed_form)))
+        to.print(Text(refined(report.refinement, report.closed_form)))
     for target in report.targets:
         to.print(Text(_sentence(target), style="" if target.met else BAD))
+    print_gates(report.gates, to)
     if any(width.after < width.before for width in report.widths):
         to.print(width_table(report.widths))
     if report.frozen:
         to.print(Text("not pruned: " + "; ".join(_reasons(report.frozen))))
 
 
-def _refined(refinement: "Refinement", closed_form: Measurement | None) -> str:
+def print_gates(gates: "Iterable[Verdict]", to: Console) -> None:
+    """Print a line for each gate, red where it was missed."""
+    for gate in gates:
+        said = f"gate {gate.name}: {'met' if gate.met else 'MISSED'}, {gate.sentence}"
+        to.print(Text(printable(said), style="" if gate.met else BAD))
+
+
+def refined(refinement: "Refinement", closed_form: Measurement | None) -> str:
+    """Say what gradient descent brought."""
     said = f"refined: {refinement.steps} steps, of which the state after {refinement.best} was kept; outputs "
     said += f"{refinement.before:.4g} apart before, {refinement.after:.4g} after, on the samples of the search"
     if closed_form is None:
@@ -251,9 +312,9 @@ def _reasons(frozen: Iterable[Frozen]) -> list[str]:
     return [printable(f"{count} × {op_type} ({reason})") for (op_type, reason), count in nodes.items()]
 
 
-def report_json(report: Report) -> dict[str, JsonValue]:
-    """Return the report as plain values, with `schema_version`; what was not measured is null."""
-    return with_version(report)
+def report_json(report: Report, command: str = "prune") -> dict[str, JsonValue]:
+    """Return the report of a command as plain values, with `schema_version`; what was not measured is null."""
+    return with_version({"command": command, **vars(report)})
 
 
 def with_version(data: object) -> dict[str, JsonValue]:

@@ -19,11 +19,12 @@ class Options:
 
     `shapes` states sizes that inputs leave free, by input name; `exclude` and the keys of `max_width_ratio` are shell
     patterns of node names. `round_to` makes every width a multiple: of a number, or with AUTO of what suits the machine
-    (the default where latency is a target, else 1). `threads` and `provider` are how ONNX Runtime runs where latency is
-    measured; with `profile`, a file that `compress profile` wrote, latency is that of another machine. `max_drop` is
-    how much of the accuracy may be lost (0.01 is one point), see `compress.gate`; `metric` what stands in for accuracy,
-    a function or "module:function", see `compress.metric`. `refine` is the number of steps of gradient descent after
-    the closed form. `jobs` processes and a `checkpoint` file serve searches that try many candidates.
+    (the default where latency is a target or a profile given, else 1). `threads` and `provider` are how ONNX Runtime
+    runs where latency is measured; with `profile`, a file that `compress profile` wrote, latency is that of another
+    machine. `max_drop` is how much of the accuracy may be lost (0.01 is one point), see `compress.drop`; `metric` what
+    stands in for accuracy, a function or "module:function", see `compress.metric`. `refine` is the number of steps of
+    gradient descent after the closed form. `jobs` processes and a `checkpoint` file serve searches that try many
+    candidates.
 
     For comparison: `criterion` and `search` name what ranks channels and chooses widths; `compensation` "symmetric" is
     CaP's own (every consumer is fitted to its own output, by the statistics of the original network), and "none" keeps

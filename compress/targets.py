@@ -74,13 +74,14 @@ class Target:
         return f"at most {METRICS[self.metric].written(self.limit)}"
 
 
-def parse_target(metric: str, text: str | float) -> Target:
+def parse_target(metric: str, text: str | float, option: str | None = None) -> Target:
     """Read "0.5", "50%" (shares of the original) or "60M", "60000000" (a count), "4MB" (bytes), "8ms" (a time).
 
-    A figure of at most 1 without a unit is a share; a time needs its unit. Raises TargetError.
+    A figure of at most 1 without a unit is a share; a time needs its unit. Raises TargetError, which names the option:
+    the metric's own, unless `option` is another that is read in the same way.
     """
     known = METRICS[metric]
-    option, example = known.option, known.example
+    option, example = option or known.option, known.example
     units = "|".join(sorted(known.units, key=len, reverse=True))
     pattern = rf"{_NUMBER}(%|(?:{units})?{known.tail and f'{known.tail}?'})\s*"
     match = re.fullmatch(pattern, str(text), re.IGNORECASE | re.ASCII)

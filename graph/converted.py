@@ -4,7 +4,7 @@ import onnx_ir as ir
 
 from graph.registry import operator
 
-_MIXING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+MIXING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 # fmt: off - rows read better than a column
 _ON_INTEGERS = frozenset(
     {
@@ -41,7 +41,7 @@ def converted(model: ir.Model) -> str | None:
 def _runs_on_integers(node: ir.Node) -> bool:
     if operator(node) in _ON_INTEGERS:
         return True
-    return operator(node)[0] == "" and node.op_type in _MIXING and _is_dequantised(node.inputs[0])
+    return operator(node)[0] == "" and node.op_type in MIXING and _is_dequantised(node.inputs[0])
 
 
 def _is_dequantised(value: ir.Value | None) -> bool:

@@ -38,6 +38,7 @@ UNCOUNTED = frozenset(
     }
 )
 # fmt: on
+_AS_SCALE = (("QuantizeLinear", 1), ("DequantizeLinear", 1))
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16})
 
 
@@ -138,14 +139,24 @@ def _may_compute(node: ir.Node) -> bool:
 
 
 def _params(model: ir.Model) -> int:
-    """Return how many floats the model holds in initializers and Constant nodes, subgraphs and functions included."""
+    """Return how many floats the model holds in initializers and Constant nodes, subgraphs and functions included.
+
+    Floats that are held as integers count as such, and the scales that go with integers do not.
+    """
     total = 0
     for graph in model.graphs():
         for value in graph.initializers.values():
-            if value.const_value is not None and value.const_value.dtype in _FLOATS:
+            if value.const_value is not None and _is_parameter(value, value.const_value.dtype):
                 total += value.const_value.size
         for node in graph:
             attribute = node.attributes.get("value") if node.op_type == "Constant" else None
             if attribute is not None and attribute.as_tensor().dtype in _FLOATS:
                 total += attribute.as_tensor().size
     return total
+
+
+def _is_parameter(value: ir.Value, dtype: ir.DataType) -> bool:
+    uses = [(operator(use.node)[1], use.idx) for use in value.uses()]
+    if dtype in _FLOATS:
+        return not uses or any(use not in _AS_SCALE for use in uses)
+    return ("DequantizeLinear", 0) in uses

@@ -25,7 +25,7 @@ def check_interface(original: ir.Model, small: ir.Model) -> None:
     try:
         onnx.checker.check_model(ir.to_proto(small))
     except onnx.checker.ValidationError as error:
-        raise LawError(f"the pruned model is not valid ONNX: {str(error).splitlines()[0]}") from error
+        raise LawError(f"the new model is not valid ONNX: {str(error).splitlines()[0]}") from error
 
 
 def _declared(values: Sequence[ir.Value]) -> list[str]:

@@ -32,7 +32,7 @@ def test_all_exports_tell_the_same(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["bench", MOBILE, RESIDUAL, *SHORT, "--batch", "2", "--profile", *map(str, exports)]) == 0
     screen = capsys.readouterr().out
     found = json.loads(as_json.read_text(encoding="utf-8"))
-    assert found["schema_version"] == 1 and found["command"] == "bench"
+    assert found["schema_version"] == 2 and found["command"] == "bench"
     with as_csv.open(encoding="utf-8", newline="") as file:
         records = list(csv.DictReader(file))
     lines = as_markdown.read_text(encoding="utf-8").splitlines()
@@ -91,7 +91,7 @@ def test_a_name_steers_neither_terminal_nor_table() -> None:
     (latency,) = bench([Path(MOBILE)], duration_s=0.01)
     odd = replace(latency, model='a|b\\c\x1b[2J\n"d".onnx', memory_bytes=None)
     assert rows([odd])[0][0] == 'a|b\\c\\x1b[2J\\n"d".onnx'
-    assert markdown([odd]).splitlines()[2].startswith('| a\\|b\\\\c\\\\x1b[2J\\\\n"d".onnx |')
+    assert markdown([odd]).splitlines()[2].startswith('| a\\|b\\\\c\\\\x1b\\[2J\\\\n"d".onnx |')
     (record,) = csv.DictReader(comma_separated([odd]).splitlines(keepends=True))
     assert record["model"] == odd.model and record["memory_bytes"] == ""
 

@@ -77,7 +77,7 @@ def test_what_is_no_model_ends_with_3(
         (["inspect", MOBILE, "--json", MOBILE], "would replace"),
         (["compare", MOBILE, RESIDUAL, "--samples", "0", *TEST_DATA], "0"),
         (["compare", MOBILE, RESIDUAL, "--scores", "classes", *TEST_DATA], "no output 'classes'"),
-        (["compare", MOBILE, RESIDUAL, "--max-drop", "0.1", "--samples", "8"], "--max-drop needs labels"),
+        (["compare", MOBILE, RESIDUAL, "--max-drop", "0.1", "--samples", "8"], "--max-drop needs classes"),
         (["compare", MOBILE, RESIDUAL, "--samples", "8", *TEST_DATA, "--json", "no/such/file.json"], "no/such"),
     ],
 )
@@ -93,11 +93,12 @@ def test_compare_a_model_with_itself(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["compare", MOBILE, MOBILE, *TEST_DATA, *gates, "--json", str(file)]) == 0
     out, err = capsys.readouterr()
     assert "agreement on scores: 100.0 % of 500 samples" in out and err == ""
+    assert out.endswith("\nPASSED: 2 of 2 met\n")
     found = json.loads(file.read_text(encoding="utf-8"))
-    assert found["schema_version"] == 1
+    assert found["schema_version"] == 2
     assert found["comparison"]["agreement"] == 1
     assert found["before"] == found["after"]
-    assert found["gates_missed"] == []
+    assert [(gate["name"], gate["met"]) for gate in found["gates"]] == [("min-agreement", True), ("max-drop", True)]
     assert list(tmp_path.iterdir()) == [file]  # nothing temporary is left
 
 
@@ -119,9 +120,11 @@ def test_gates_end_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     onnx.save(model, spoiled)
     gates = ["--min-agreement", "0.9", "--max-drop", "0.05"]
     assert main(["compare", MOBILE, str(spoiled), *TEST_DATA, *gates, "--json", str(file)]) == 1
-    lines = capsys.readouterr().err.splitlines()
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out.endswith("\nFAILED: 2 of 2 missed: min-agreement, max-drop\n")
     assert len(lines) == 2 and "agreement" in lines[0] and "top-1 fell" in lines[1]
-    assert len(json.loads(file.read_text(encoding="utf-8"))["gates_missed"]) == 2
+    assert [gate["met"] for gate in json.loads(file.read_text(encoding="utf-8"))["gates"]] == [False, False]
 
 
 def test_bench(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -275,7 +275,7 @@ def test_without_data_samples_are_generated_and_that_is_said() -> None:
     report = job("mobile", data=None, samples=24, preprocess=None).report
     notes = " ".join(report.notes)
     assert "samples were generated; real ones (--data) do better" in notes
-    assert "24 calibration samples are few" in notes
+    assert "24 samples are few" in notes
     assert f"{report.samples['report']} generated samples kept apart from fit and search" in report.measured_on
 
 

@@ -1,29 +1,24 @@
 """README.md keeps up with the code: its options, its exit codes, its example in Python."""
 
 import re
-from pathlib import Path
 
-import click
 import pytest
+from markdown_blocks import README, blocks, command_lines, understood
 
 import compress as package
 from compress import cli
 from compress.cli import compress
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-
 
 @pytest.mark.parametrize("command", ["bench", "prune", "sweep"])
 def test_every_option_is_explained(command: str) -> None:
     options = {name for parameter in compress.commands[command].params for name in parameter.opts if name[:2] == "--"}
-    assert options - {"--help"} <= set(re.findall(r"--[a-z-]+", README))
+    assert options - {"--help"} <= set(re.findall(r"--[a-z0-9-]+", README))
 
 
-@pytest.mark.parametrize("line", re.findall(r"^compress (.+?)(?: +#.*)?$", README, re.MULTILINE))
-def test_every_command_line_is_understood(line: str) -> None:
-    name, *arguments = line.split()
-    command = compress.commands[name]
-    command.make_context(name, arguments, parent=click.Context(compress))  # raises UsageError for what is not
+@pytest.mark.parametrize("words", command_lines(README), ids=" ".join)
+def test_every_command_line_is_understood(words: list[str]) -> None:
+    understood(words)
 
 
 def test_exit_codes_are_those_of_the_command_line() -> None:
@@ -34,6 +29,6 @@ def test_exit_codes_are_those_of_the_command_line() -> None:
 
 
 def test_the_example_in_python_uses_names_that_there_are() -> None:
-    for example in re.findall(r"```python\n(.+?)```", README, re.DOTALL):
+    for example in blocks(README, "python"):
         compile(example, "README.md", "exec")
         assert set(re.findall(r"\bcompress\.(\w+)", example)) <= set(package.__all__)

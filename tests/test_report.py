@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from compress.bench import Environment, Latency
+from compress.drop import Candidate, Drop
 from compress.errors import OptionError
-from compress.gate import Candidate, Gate
 from compress.measurement import Measurement
 from compress.refine import Refinement
 from compress.report import (
@@ -75,7 +75,7 @@ def test_what_else_was_done_is_said() -> None:
     report = replace(
         REPORT,
         used_for="of 128 samples 64 served",
-        gate=Gate(0.01, "top-1", 200, tried),
+        drop=Drop(0.01, "top-1", 200, tried),
         refinement=Refinement(100, 60, 40, 0.2, 0.1),
         closed_form=Measurement(top1=0.9, agreement=0.85),
     )
@@ -86,7 +86,7 @@ def test_what_else_was_done_is_said() -> None:
     assert "refined: 60 steps, of which the state after 40 was kept; outputs 0.2 apart before, 0.1 after" in shown
     assert "before it: top-1 90.0 %, agreement with the original 85.0 %" in shown
     plain = json.loads(json.dumps(report_json(report)))
-    assert plain["gate"]["candidates"][1] == {"macs": 0.75, "drop": 0.005, "passed": True}
+    assert plain["drop"]["candidates"][1] == {"macs": 0.75, "drop": 0.005, "passed": True}
     assert plain["refinement"]["best"] == 40 and plain["closed_form"]["top1"] == 0.9
 
 
@@ -143,7 +143,7 @@ def test_percent() -> None:
 
 def test_json_holds_everything() -> None:
     found = json.loads(json.dumps(report_json(REPORT), allow_nan=False))
-    assert found["schema_version"] == 1
+    assert found["schema_version"] == 2
     assert found["before"]["macs"] == 125_500_000 and found["before"]["latency_ms"] is None
     assert found["widths"][0] == {"group": "conv1", "before": 16, "after": 8}
     assert found["targets"][1]["met"] is False

@@ -90,7 +90,7 @@ def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "0.0001 out of reach" in lines and "the target, 0.0001 of the original's macs, is out of reach" in out
     assert all(line.startswith("note: ") for line in err.splitlines())
     found = json.loads((folder / "out.json").read_text(encoding="utf-8"))
-    assert found["schema_version"] == 1 and found["command"] == "sweep"
+    assert found["schema_version"] == 2 and found["command"] == "sweep"
     latencies = [found["before"], *(row["after"] for row in found["rows"][:2])]
     assert all(entry["latency_ms"]["p50_ms"] > 0 for entry in latencies)
     assert found["rows"][2]["after"] is None and "MACs" in out and "ratio" in out

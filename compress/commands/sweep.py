@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from compress.errors import OptionError
+from compress.files import same_file
 from compress.options import (
     DataOptions,
     HowOptions,
@@ -15,10 +16,9 @@ from compress.options import (
     data_options,
     how_options,
     json_option,
-    same_file,
+    picture_option,
     seed_option,
     shape_option,
-    writable,
 )
 from compress.targets import Target, kept_as, parse_target
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from compress.measurement import Measurement
     from compress.sweep import Sweep
 
-PICTURES = (".png", ".svg")
 TARGETS = "0.9,0.8,0.7,0.6,0.5,0.4,0.3,0.2"
 
 
@@ -37,13 +36,7 @@ TARGETS = "0.9,0.8,0.7,0.6,0.5,0.4,0.3,0.2"
 @click.option(
     "--targets", default=TARGETS, show_default=True, metavar="LIST", help="MACs to be left: 0.9,0.5 or 50%,60M."
 )
-@click.option(
-    "--picture",
-    type=click.Path(path_type=Path, dir_okay=False),
-    callback=writable,
-    metavar="FILE",
-    help="Draw accuracy and latency over MACs, as .png or .svg.",
-)
+@picture_option("accuracy and latency over MACs")
 @click.option(
     "--output-dir",
     type=click.Path(path_type=Path, file_okay=False),
@@ -70,7 +63,7 @@ def command(
 ) -> None:
     """Cut MODEL at many budgets after one calibration: how far can one go?"""
     wanted = tuple(parse_target("macs", text) for text in targets.split(",") if text.strip())
-    _check(model, wanted, picture, output_dir, force)
+    _check(model, wanted, output_dir, force)
     check_apart(json_path, model, picture, data.data, data.labels)
     if picture is not None and (same_file(picture, model) or (data.data and same_file(picture, Path(data.data)))):
         raise OptionError(f"--picture {picture} would replace what is read: give another name")
@@ -103,12 +96,10 @@ def command(
         draw(found, picture)
 
 
-def _check(model: Path, targets: Sequence[Target], picture: Path | None, output_dir: Path | None, force: bool) -> None:
+def _check(model: Path, targets: Sequence[Target], output_dir: Path | None, force: bool) -> None:
     """Find before the work what would lose its result after it."""
     if not targets:
         raise OptionError("--targets: give at least one, such as 0.9,0.7,0.5")
-    if picture is not None and picture.suffix.lower() not in PICTURES:
-        raise OptionError(f"--picture {picture}: the name must end in {' or '.join(PICTURES)}")
     if output_dir is not None:
         if not output_dir.parent.is_dir():
             raise OptionError(f"{output_dir.parent} is not a folder: create it, or give another --output-dir")

@@ -1,7 +1,7 @@
 """The smallest model that loses no more than is allowed: `--max-drop` (METHOD §4, as CaP's search does it).
 
-The share of MACs is bisected; each candidate is really cut, compensated and run on the gate, samples that no other step
-sees. What may fall by at most `max_drop`, on the original's scale, is the first of these that is there:
+The share of MACs is bisected; each candidate is really cut, compensated and run on samples of its own, which no other
+step sees. What may fall by at most `max_drop`, on the original's scale, is the first of these that is there:
 
     the user's metric   metric(original) − metric(pruned)
     top-1               share of right answers, where the samples have labels
@@ -27,7 +27,7 @@ CANDIDATES = 7
 
 @dataclass(frozen=True)
 class Candidate:
-    """One model that was tried: its share of the original's MACs, its loss on the gate, and whether it passed."""
+    """One model that was tried: its share of the original's MACs, how much it lost, and whether it passed."""
 
     macs: float
     drop: float
@@ -35,7 +35,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Gate:
+class Drop:
     """What was allowed and how it was judged; `judged` says of what the drop is, on how many `samples`."""
 
     max_drop: float
@@ -48,14 +48,19 @@ class Gate:
         """The smallest drop that can be seen, one sample; None where it is no count of samples."""
         return 1 / self.samples if self.judged in ("top-1", "agreement") else None
 
+    @property
+    def lost(self) -> float:
+        """The drop of the model that was taken, the last that passed."""
+        return next(candidate.drop for candidate in reversed(self.candidates) if candidate.passed)
+
     def sentence(self) -> str:
         """Say how the drop was judged and how finely."""
         said = f"the drop of at most {self.max_drop:g} was judged by {self.judged} on {self.samples} samples"
         return said + ("" if self.resolution is None else f", one of which is {self.resolution:.4f}")
 
 
-def smallest(prepared: Prepared, limits: Sequence[Limit], max_drop: float, timed: Timed) -> tuple[Pruned, Gate]:
-    """Return the model with the least MACs that passes the gate and holds the limits. Raises Unreachable."""
+def smallest(prepared: Prepared, limits: Sequence[Limit], max_drop: float, timed: Timed) -> tuple[Pruned, Drop]:
+    """Return the model with the least MACs that loses no more and holds the limits. Raises Unreachable."""
     examined = prepared.examined
     macs = examined.limit(Target("macs", 1.0, True))
     low, high = floor(macs, examined.allowed) / macs.original, 1.0
@@ -98,15 +103,15 @@ def smallest(prepared: Prepared, limits: Sequence[Limit], max_drop: float, timed
             f"no model that loses at most {max_drop:g} ({judged}) was found: at {least.macs:.3f} of the MACs it loses "
             f"{least.drop:.4f}"
         )
-    return found, Gate(max_drop, judged, len(examined.data.parts.gated), tuple(tried.values()))
+    return found, Drop(max_drop, judged, len(examined.data.parts.judged), tuple(tried.values()))
 
 
 def judge(pruned: Pruned) -> Comparison:
-    """Compare a candidate with the original on the gate."""
+    """Compare a candidate with the original on the samples that a drop is judged on."""
     examined = pruned.prepared.examined
     data = examined.data
     return compare(
-        examined.original, pruned.model, data.source, data.parts.gated, metric=examined.metric, batch=data.batch
+        examined.original, pruned.model, data.source, data.parts.judged, metric=examined.metric, batch=data.batch
     )
 
 

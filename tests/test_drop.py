@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from small_graphs import build
 
-from compress import gate, ranking
+from compress import drop, ranking
 from compress.api import Options, Result, prune
 from compress.cut import Pruned
 from compress.data import deal, open_samples
+from compress.drop import CANDIDATES, Drop, fall
 from compress.errors import OptionError
-from compress.gate import CANDIDATES, Gate, fall
 from compress.goal import Limit
 from compress.measure import Comparison, OutputError
 from compress.pipeline import prune_model, targets_of
@@ -42,21 +42,21 @@ def gated(max_drop: float, goal: object = None, data: object = None, classes: in
 
 
 def shares(pruned: Pruned) -> list[float]:
-    assert pruned.gate is not None
-    return [candidate.macs for candidate in pruned.gate.candidates]
+    assert pruned.drop is not None
+    return [candidate.macs for candidate in pruned.drop.candidates]
 
 
 def test_the_result_is_the_smallest_candidate_that_passed() -> None:
     pruned = gated(0.2)
-    assert pruned.gate is not None and 4 <= len(pruned.gate.candidates) <= CANDIDATES
-    passed = [candidate.macs for candidate in pruned.gate.candidates if candidate.passed]
-    failed = [candidate.macs for candidate in pruned.gate.candidates if not candidate.passed]
+    assert pruned.drop is not None and 4 <= len(pruned.drop.candidates) <= CANDIDATES
+    passed = [candidate.macs for candidate in pruned.drop.candidates if candidate.passed]
+    failed = [candidate.macs for candidate in pruned.drop.candidates if not candidate.passed]
     assert pruned.count.macs / pruned.analysis.original.macs == min(passed)
     assert all(share < min(passed) for share in failed)  # it is a bisection
-    assert all(c.passed == (c.drop <= 0.2) for c in pruned.gate.candidates)
-    judged = gate.judge(pruned)
-    assert judged.samples == pruned.gate.samples == 16 and pruned.gate.judged == "agreement"
-    assert fall(judged)[1] == next(c.drop for c in pruned.gate.candidates if c.macs == min(passed))
+    assert all(c.passed == (c.drop <= 0.2) for c in pruned.drop.candidates)
+    judged = drop.judge(pruned)
+    assert judged.samples == pruned.drop.samples == 16 and pruned.drop.judged == "agreement"
+    assert fall(judged)[1] == next(c.drop for c in pruned.drop.candidates if c.macs == min(passed))
 
 
 def test_all_is_calibrated_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,14 +73,14 @@ def test_all_is_calibrated_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_share_that_cannot_be_reached_counts_as_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = gate.choose
+    original = drop.choose
 
     def chosen(prepared: Prepared, limits: Sequence[Limit], timed: Timed) -> object:
         if limits[-1].target.limit < 0.6:
             raise Unreachable("no such widths")
         return original(prepared, limits, timed)
 
-    monkeypatch.setattr(gate, "choose", chosen)
+    monkeypatch.setattr(drop, "choose", chosen)
     assert 0.5 < min(shares(gated(0.9))) <= 0.6
 
 
@@ -96,9 +96,9 @@ def test_targets_hold_besides_and_fail_first() -> None:
 
 def test_the_drop_without_class_scores_is_the_relative_error() -> None:
     pruned = gated(0.3, classes=1)
-    assert pruned.gate is not None and pruned.gate.resolution is None
-    assert pruned.gate.judged == "the largest relative error of an output"
-    assert 0 < fall(gate.judge(pruned))[1] <= 0.3
+    assert pruned.drop is not None and pruned.drop.resolution is None
+    assert pruned.drop.judged == "the largest relative error of an output"
+    assert 0 < fall(drop.judge(pruned))[1] <= 0.3
 
 
 def test_labels_and_a_metric_are_what_falls() -> None:
@@ -109,10 +109,10 @@ def test_labels_and_a_metric_are_what_falls() -> None:
         return 5 - float(np.abs(outputs["y"] - references["y"]).mean())
 
     by_labels = gated(0.5, data={"images": images(), "labels": labels})
-    assert by_labels.gate is not None and by_labels.gate.judged == "top-1"
+    assert by_labels.drop is not None and by_labels.drop.judged == "top-1"
     own = gated(0.1, data={"images": images(), "labels": labels}, metric=nearness)
-    assert own.gate is not None and own.gate.judged == "the metric"
-    assert gate.judge(own).metric_original == 5 and 4.9 <= (gate.judge(own).metric_other or 0) < 5
+    assert own.drop is not None and own.drop.judged == "the metric"
+    assert drop.judge(own).metric_original == 5 and 4.9 <= (drop.judge(own).metric_other or 0) < 5
 
 
 def report(result: Result) -> str:
@@ -124,25 +124,25 @@ def test_the_report_says_which_samples_served_for_what() -> None:
     assert "of 80 samples 48 served for the fit, 8 for the search, 16 to judge the drop, 8 for this report" in report(
         result
     )
-    assert result.report.samples == {"fit": 48, "search": 8, "report": 8, "gate": 16}
-    assert result.report.gate is not None and "one of which is 0.0625" in result.report.gate.sentence()
+    assert result.report.samples == {"fit": 48, "search": 8, "report": 8, "drop": 16}
+    assert result.report.drop is not None and "one of which is 0.0625" in result.report.drop.sentence()
     assert result.report.targets == ()
 
 
 def test_parts_are_disjoint_and_nothing_is_left_out() -> None:
     opened = open_samples(model(), images(100))  # type: ignore[arg-type]  # a model
     for batch, used in ((None, 100), (4, 92)):
-        for is_gated in (True, False):
-            data, _ = deal(replace(opened, batch=batch), 0, gated=is_gated)
+        for is_judged in (True, False):
+            data, _ = deal(replace(opened, batch=batch), 0, drop=is_judged)
             every = np.concatenate(data.parts)
             assert len(set(every.tolist())) == len(every) >= used
-            assert (len(data.parts.gate) > 0) == is_gated
+            assert (len(data.parts.drop) > 0) == is_judged
             assert all(len(part) % (batch or 1) == 0 for part in data.parts)
 
 
 def test_with_too_few_samples_everything_is_judged_on_the_fit() -> None:
     pruned = gated(0.9, data=images(3))
-    assert pruned.gate is not None and pruned.gate.samples == 3
+    assert pruned.drop is not None and pruned.drop.samples == 3
     assert "the drop is judged, and the result is reported, on the samples of the fit" in " ".join(pruned.notes)
 
 
@@ -168,10 +168,10 @@ def test_outputs_that_cannot_be_compared_need_a_metric() -> None:
         fall(Comparison(9, (OutputError("a", None, "not numbers"),)))
 
 
-def test_a_gate_says_how_finely_it_sees() -> None:
-    said = Gate(0.01, "top-1", 100, ()).sentence()
+def test_a_drop_says_how_finely_it_sees() -> None:
+    said = Drop(0.01, "top-1", 100, ()).sentence()
     assert said == "the drop of at most 0.01 was judged by top-1 on 100 samples, one of which is 0.0100"
-    assert Gate(0.01, "the metric", 100, ()).sentence().endswith("by the metric on 100 samples")
+    assert Drop(0.01, "the metric", 100, ()).sentence().endswith("by the metric on 100 samples")
 
 
 def test_without_a_goal_half_of_the_macs_are_left_or_what_the_drop_allows() -> None:
@@ -183,8 +183,8 @@ def test_without_a_goal_half_of_the_macs_are_left_or_what_the_drop_allows() -> N
 
 
 def test_a_drop_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
-    for drop in (-0.1, 1.0):
+    for lost in (-0.1, 1.0):
         with pytest.raises(OptionError, match="--max-drop"):
-            gated(drop)
+            gated(lost)
     with pytest.raises(OptionError, match="checkpoint"):
         gated(0.1, checkpoint=tmp_path / "search.json")
