@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from compress.settings import Options
     from compress.sweep import Sweep, sweep
     from compress.targets import Target, Unreachable, parse_target
+    from compress.training.api import Trained, train
+    from compress.training.settings import Training
 
 _HOMES = {
     "prune": "compress.api",
@@ -32,6 +34,9 @@ _HOMES = {
     "Target": "compress.targets",
     "Unreachable": "compress.targets",
     "parse_target": "compress.targets",
+    "train": "compress.training.api",
+    "Trained": "compress.training.api",
+    "Training": "compress.training.settings",
 }
 
 __all__ = [
@@ -40,11 +45,14 @@ __all__ = [
     "Result",
     "Sweep",
     "Target",
+    "Trained",
+    "Training",
     "Unreachable",
     "parse_target",
     "prune",
     "quantize",
     "sweep",
+    "train",
 ]
 
 

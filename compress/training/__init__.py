@@ -1,0 +1,1 @@
+"""Training a network while its channels go: epochs, removals, and what is learnt from."""
