@@ -9,6 +9,7 @@ Variants:
     train      labels, all calibration images (and with `--more` those of train_more.npz), compensation at each removal
     paper      the same without compensation, as FRS has it
     distil     `train` with half of the loss following the original network
+    tuned      `prune`, then trained without a target, half of the loss following the original
 
 Top-1 is on the lossless test images, which take no part; agreement with the original is on JPEG test images. Seconds
 are of an epoch, in the mean.
@@ -24,7 +25,7 @@ import numpy as np
 from accuracy import REFINE_STEPS, evaluate, network, preprocess
 
 RECIPES: dict[str, dict[str, Any]] = {"train": {}, "paper": {}, "distil": {"distil": 0.5}}
-VARIANTS = ("prune", "refine", *RECIPES)
+VARIANTS = ("prune", "refine", *RECIPES, "tuned")
 
 
 def pruned(path: Path, data: Path, target: float, variant: str, seed: int, output: Path) -> dict[str, Any]:
@@ -44,20 +45,25 @@ def pruned(path: Path, data: Path, target: float, variant: str, seed: int, outpu
 
 
 def trained(
-    path: Path, data: Path, target: float, variant: str, output: Path, given: argparse.Namespace, samples: Path
+    path: Path,
+    data: Path,
+    target: float,
+    output: Path,
+    given: argparse.Namespace,
+    samples: Path,
+    plain: bool,
+    recipe: dict[str, Any],
 ) -> dict[str, Any]:
-    """Train, and write the result."""
+    """Train, and write the result; `plain` leaves compensation out."""
     from compress import Options, Training, train
 
     options = Options(
-        preprocess=preprocess(path.stem),
+        preprocess=preprocess("cifar10"),
         seed=given.seed,
         device=given.device,
-        compensation="none" if variant == "paper" else "asymmetric",
+        compensation="none" if plain else "asymmetric",
     )
-    training = Training(
-        epochs=given.epochs, rate=given.rate, augment=("flip", "crop"), batch=given.batch, **RECIPES[variant]
-    )
+    training = Training(epochs=given.epochs, rate=given.rate, augment=("flip", "crop"), batch=given.batch, **recipe)
     result = train(path, target, samples, data / "cifar10" / "test.npz", options, training, latency=False, notice=say)
     assert result is not None and result.course is not None
     result.save(output, overwrite=True)
@@ -112,9 +118,16 @@ def main() -> None:
                 for variant in given.variants:
                     row = {"network": name, "target": target, "variant": variant, "epochs": given.epochs}
                     if variant in RECIPES:
-                        row |= trained(path, given.data, target, variant, output, given, samples)
+                        row |= trained(
+                            path, given.data, target, output, given, samples, variant == "paper", RECIPES[variant]
+                        )
                     else:
                         row |= pruned(path, given.data, target, variant, given.seed, output)
+                    if variant == "tuned":
+                        follow = {"distil": 0.5, "teacher": path}
+                        row |= {"pruned": evaluate(given.data, name, output, given.jpeg)}
+                        tuned = trained(output, given.data, 1.0, output, given, samples, False, follow)
+                        row |= {name: value for name, value in tuned.items() if name != "macs"}
                     row |= evaluate(given.data, name, output, given.jpeg)
                     print(json.dumps(row), flush=True)
                     if given.json:

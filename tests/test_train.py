@@ -120,6 +120,22 @@ def test_what_there_is_to_learn_from(model: Path) -> None:
     assert trained(model, data=unlabelled, epochs=1, loss=loss).course is not None
 
 
+def test_a_teacher_is_followed(model: Path, tmp_path: Path) -> None:
+    teacher = tmp_path / "teacher.onnx"
+    trained(model, 1.0, epochs=2).save(teacher)
+    unlabelled = {"x": pictures()["x"]}
+    course = trained(model, 1.0, data=unlabelled, epochs=3, distil=1.0, teacher=teacher).course
+    assert course is not None and course.last.loss < 0.5 * course.start.loss and course.start.loss > 0.1
+    itself = trained(model, 1.0, data=unlabelled, epochs=1, distil=1.0).course
+    assert itself is not None and itself.start.loss < 1e-6
+    with pytest.raises(OptionError, match="teaches nothing: give --distil"):
+        trained(model, teacher=teacher)
+    other = tmp_path / "other.onnx"
+    save(build("(float[N,3,8,8] x) => (float[N,3,8,8] z) { z = Relu(x) }"), other)
+    with pytest.raises(OptionError, match="has the outputs z, the model has y"):
+        trained(model, teacher=other, distil=1.0)
+
+
 def test_steps_that_are_too_long_are_named(model: Path) -> None:
     with pytest.raises(OptionError, match=r"the loss is (nan|inf) in step .* give an --lr below 1e\+30"):
         trained(model, rate=1e30)

@@ -51,6 +51,7 @@ class TrainOptions:
     weight_decay: float
     augment: tuple[str, ...]
     distil: float
+    teacher: Path | None
     loss: str | None
     from_scratch: bool
     no_compensation: bool
@@ -92,6 +93,7 @@ class TrainOptions:
             weight_decay=self.weight_decay,
             augment=self.augment,
             distil=self.distil,
+            teacher=self.teacher,
             loss=self.loss,
             from_scratch=self.from_scratch,
             mixed_precision=self.mixed_precision,
@@ -126,6 +128,12 @@ _OPTIONS = (
         default=0.0,
         metavar="[SHARE]",
         help=f"So much of the loss follows the original network, which needs no labels. [alone: {HALF:g}]",
+    ),
+    click.option(
+        "--teacher",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="MODEL",
+        help="The original to follow, for one that was pruned before. [default: MODEL as it is]",
     ),
     click.option(
         "--loss", metavar="MODULE:FUNCTION", help="Your own loss (outputs, references, labels) in torch, imported."

@@ -32,12 +32,13 @@ from compress.training.network import Network
 from compress.training.objective import objective
 from compress.training.processes import Processes, start
 from compress.training.settings import Training
+from graph.analysis import analyse
 from graph.bridge import to_torch
 from graph.count import count
 from graph.errors import LawError
 from graph.interface import check_interface
 from graph.law import SMALLEST_MAGNITUDE, TOLERANCE, check_law
-from graph.model import save, serialised
+from graph.model import load, save, serialised
 from graph.plan import Plan
 from graph.runtime import run, session
 from graph.trace import trace
@@ -116,6 +117,8 @@ def _check(options: Options, training: Training) -> None:
         )
     if training.mixed_precision and options.device != "cuda":
         raise OptionError(f"--mixed-precision is for --device cuda, not for {options.device}: leave it out")
+    if training.teacher is not None and not (training.distil or training.loss):
+        raise OptionError(f"--teacher {training.teacher} teaches nothing: give --distil, or a --loss that follows it")
     if training.resume and training.checkpoint is None:
         raise OptionError("there is nothing to resume from: name a checkpoint")
 
@@ -155,7 +158,7 @@ def _job(
     narrower = any(examined.allowed[name][-1] < width for name, width in widest.items())
     removes = narrower or any(limit.cost.total(widest) > limit.limit for limit in limits)
     with timed("convert", 1):
-        original = to_torch(examined.analysis.model, examined.data.few(), device=processes.device)
+        original = to_torch(_teacher(training, examined), examined.data.few(), device=processes.device)
     chunk, source = chunk_size(examined.analysis, at_a_time), examined.data.source
     made = objective(original, source, samples, chunk=chunk, distil=training.distil, loss=training.loss)
     # samples kept apart may have labels where those trained on have none: the loss is the same for both
@@ -183,6 +186,20 @@ def _job(
         training=training,
         processes=processes,
     )
+
+
+def _teacher(training: Training, examined: Examined) -> ir.Model:
+    """Return the model that the objective may ask. Raises OptionError for one that is fed or answers otherwise."""
+    if training.teacher is None:
+        return examined.analysis.model
+    teacher = load(training.teacher)
+    for kind in ("inputs", "outputs"):
+        ours, theirs = ([str(value.name) for value in getattr(m.graph, kind)] for m in (examined.original, teacher))
+        if set(ours) != set(theirs):
+            raise OptionError(
+                f"--teacher {training.teacher} has the {kind} {', '.join(theirs)}, the model has {', '.join(ours)}"
+            )
+    return analyse(teacher, examined.data.few(1)).model
 
 
 def _batch(examined: Examined, training: Training, samples: int, processes: int) -> int:

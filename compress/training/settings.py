@@ -20,7 +20,8 @@ class Training:
     Every `interval` epochs channels are removed (None: about ten times in all). `batch` samples make a step (None:
     128, or as many as memory allows for large inputs), whose length starts at `rate` (None: 0.01, or 0.1
     `from_scratch`, for a batch of 128) and falls as a cosine. `augment` names presets of `compress.training.batches`;
-    `distil` is the share of the loss that follows the original network, the rest follows the labels; `loss` is a
+    `distil` is the share of the loss that follows the original network, which is a `teacher` of its own (a model with
+    the same inputs and outputs) or the one that is trained as it was; the rest follows the labels. `loss` is a
     function of one's own or "module:function" (see `compress.training.objective`). A `checkpoint` is written after
     every epoch, and with `resume` training goes on from it. `mixed_precision` is for CUDA.
     """
@@ -32,6 +33,7 @@ class Training:
     weight_decay: float = 5e-4
     augment: tuple[str, ...] = ()
     distil: float = 0.0
+    teacher: str | Path | None = None
     loss: LossFunction | str | None = None
     from_scratch: bool = False
     mixed_precision: bool = False
