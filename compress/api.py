@@ -1,6 +1,7 @@
 """The Python interface: `compress.prune(model, target, data, …) → Result`, the same job as the command line's."""
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from compress.figures import (
     samples_by_use,
     used_for,
 )
-from compress.int8 import attempted, staged, written
+from compress.int8 import Attempt, Stage, attempted, staged, written
 from compress.measure import Comparison, in_figures, measure_size
 from compress.measurement import Measurement
 from compress.pipeline import Goal, prune_model
@@ -81,10 +82,36 @@ def prune(
     """
     pruned = prune_model(model, target, data, options, progress)
     examined = pruned.prepared.examined
+    check_interface(examined.original, pruned.model)
+    attempts = attempted(examined.original, pruned.model, examined.data, progress) if int8 else ()
+    with progress("measure", 1):
+        measured = _measured(pruned, attempts, latency)
+    made = attempts[-1].made if attempts else None
+    quantised = None if made is None else made.model
+    result = Result(pruned.model, pruned.plan, _report(pruned, measured), int8=quantised)
+    if not details:
+        return result
+    with progress("details", 1):
+        shipped = quantised or pruned.model
+        return replace(result, details=details_of(pruned, shipped, measured.compared.scores))
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What was measured of the pruned model beside its original, and of both on integers where that was wanted."""
+
+    before: Measurement
+    after: Measurement
+    compared: Comparison
+    closed_form: Measurement | None
+    stages: tuple[Stage, ...]
+    notes: tuple[str, ...]
+
+
+def _measured(pruned: Pruned, attempts: Sequence[Attempt], latency: bool) -> _Measured:
+    examined = pruned.prepared.examined
     original, path, held = examined.original, examined.path, examined.data
-    check_interface(original, pruned.model)
-    attempts = attempted(original, pruned.model, held, progress) if int8 else ()
-    with progress("measure", 1), tempfile.TemporaryDirectory(prefix="compress-") as folder:
+    with tempfile.TemporaryDirectory(prefix="compress-") as folder:
         files = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
         save(original, files[0])
         save(pruned.model, files[1])
@@ -94,27 +121,33 @@ def prune(
         compared, notes = compared_with_original(examined, pruned.model)
         closed_form = _closed_form(pruned)
         timed = {"before": files[0], "after": files[1]} | on_integers
-        times, untimed = (
-            latencies(tuple(timed.values()), tuple(timed), sample(held), options)
-            if latency
-            else ((None,) * len(timed), ())
-        )
+        times: tuple[Latency | None, ...] = (None,) * len(timed)
+        if latency:
+            times, untimed = latencies(tuple(timed.values()), tuple(timed), sample(held), examined.options)
+            notes += untimed
         before, after = in_figures(sizes, compared, times)
         floats = ((before, ()), (after, compared.outputs))
         stages, astray = staged(floats, attempts, dict(zip(timed, times, strict=True)), on_integers, examined)
-    report = Report(
+    said = (*notes, *astray, *slower(times[1]), *_lucky(pruned.drop, compared))
+    return _Measured(before, after, compared, closed_form, stages, said)
+
+
+def _report(pruned: Pruned, measured: _Measured) -> Report:
+    examined = pruned.prepared.examined
+    options, held = examined.options, examined.data
+    return Report(
         model=model_name(examined),
         output=None,
-        before=before,
-        after=after,
-        outputs=compared.outputs,
-        stages=stages,
-        targets=asked(pruned, times[1]),
+        before=measured.before,
+        after=measured.after,
+        outputs=measured.compared.outputs,
+        stages=measured.stages,
+        targets=asked(pruned, measured.after.latency_ms),
         widths=tuple(Width(group, *pair) for group, pair in pruned.widths.items()),
         frozen=pruned.analysis.channels.frozen,
-        measured_on=measured_on(held, compared),
+        measured_on=measured_on(held, measured.compared),
         used_for=used_for(held),
-        notes=pruned.notes + notes + untimed + astray + slower(times[1]) + _lucky(pruned.drop, compared),
+        notes=pruned.notes + measured.notes,
         data=held.source.description,
         samples=samples_by_use(held),
         uncounted=pruned.count.uncounted,
@@ -124,20 +157,12 @@ def prune(
         metric=None if examined.metric is None else examined.metric.name,
         drop=pruned.drop,
         refinement=pruned.refinement,
-        closed_form=closed_form,
+        closed_form=measured.closed_form,
         law=pruned.law,
         repairs=pruned.repairs,
         seed=options.seed,
         seconds=pruned.seconds,
     )
-    made = attempts[-1].made if attempts else None
-    quantised = None if made is None else made.model
-    if not details:
-        return Result(pruned.model, pruned.plan, report, int8=quantised)
-    with progress("details", 1):
-        return Result(
-            pruned.model, pruned.plan, report, details_of(pruned, quantised or pruned.model, compared.scores), quantised
-        )
 
 
 def asked(pruned: Pruned, timed: Latency | None = None) -> tuple[Asked, ...]:
