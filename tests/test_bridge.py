@@ -334,6 +334,7 @@ def test_feeds_that_do_not_fit_are_named(feeds: Feeds) -> None:
         to_torch(model_of(RELU.replace("N,4", "1,4")), feeds)
 
 
+@pytest.mark.slow
 def test_torchvision_is_not_needed_and_not_left_behind(tmp_path: Path) -> None:
     (tmp_path / "torchvision").mkdir()
     (tmp_path / "torchvision" / "__init__.py").write_text(

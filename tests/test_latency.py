@@ -57,7 +57,9 @@ TRUTHS = {
 }
 
 
-@pytest.mark.parametrize("truth", TRUTHS)
+@pytest.mark.parametrize(
+    "truth", [truth if truth == "in steps" else pytest.param(truth, marks=pytest.mark.slow) for truth in TRUTHS]
+)
 def test_the_clock_holds_and_little_is_left_unused(truth: str, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, TRUTHS["as told"], TRUTHS[truth])
     result = job(MODEL, Target("latency", 0.7, True))

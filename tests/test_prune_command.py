@@ -247,7 +247,7 @@ def interrupted(*_: object, **__: object) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("force", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_ctrl_c_while_the_result_is_written(
     force: bool, folder: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +263,7 @@ def test_ctrl_c_while_the_result_is_written(
     refused(INTERRUPTED, ["model.onnx", *HALF, *DATA, "-o", "small.onnx", *(["--force"] if force else [])])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_a_full_disk_at_the_end(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(model: ir.Model, path: Path, **_: object) -> None:
@@ -283,6 +284,7 @@ def test_a_broken_law_stops_everything(refused: Refused, monkeypatch: pytest.Mon
     assert "output scores of the shrunk model differs" in refused(4, ["model.onnx", *HALF, *DATA])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="SIGINT is sent as a signal")
 def test_a_real_ctrl_c(folder: Path, scratch: Path) -> None:
     """The signal comes while the compensation has its values on disk."""
