@@ -11,6 +11,7 @@ import onnx_ir as ir
 from calibrate.errors import DataError
 from calibrate.preprocess import Preprocess
 from calibrate.sources import Source, open_source, split
+from compress.settings import Options
 from graph.analysis import Analysis
 from graph.inputs import InputSpec, fixed_batch, input_specs, settle, takes_several
 
@@ -84,6 +85,19 @@ def open_samples(
     batch = samples_at_a_time(model, specs, source)
     one = "the model leaves the number of samples free, but runs with one at a time only"
     return Samples(source, batch, (*source.notes, *((one,) if batch == 1 != fixed_batch(specs) else ())))
+
+
+def open_as_told(model: ir.Model, data: Any, options: Options) -> Samples:
+    """Open the samples as the options say. Raises DataError or ModelError."""
+    return open_samples(
+        model,
+        data,
+        options.preprocess,
+        samples=options.samples,
+        labels_file=options.labels_file,
+        shapes=options.shapes,
+        seed=options.seed,
+    )
 
 
 def samples_at_a_time(model: ir.Model, specs: Sequence[InputSpec], source: Source) -> int | None:

@@ -16,7 +16,7 @@ from calibrate.errors import DataError
 from calibrate.range import range_warning
 from calibrate.sources import split
 from compress.bench import Latency
-from compress.data import Data, Parts, Samples, open_samples
+from compress.data import Data, Parts, Samples, open_as_told
 from compress.figures import compared, compared_with_original, latencies, measured_on, sample
 from compress.file_size import file_bytes
 from compress.measure import NOT_FINITE, Comparison, OutputError, compare, in_figures, measure_size
@@ -113,15 +113,7 @@ def quantize(
     metric = load_metric(options.metric)
     with timed("open data", 1):
         original = model if isinstance(model, ir.Model) else load(model)
-        samples = open_samples(
-            original,
-            data,
-            options.preprocess,
-            samples=options.samples,
-            labels_file=options.labels_file,
-            shapes=options.shapes,
-            seed=options.seed,
-        )
+        samples = open_as_told(original, data, options)
         held, notes = _dealt(samples, options.seed)
         # first of all, since nobody has run the model here yet, and this does it within limits
         size = measure_size(original, None, held.few(1))

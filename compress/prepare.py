@@ -18,7 +18,7 @@ import torch
 from calibrate.range import range_warning
 from compress.costs import CostModel
 from compress.criteria import CRITERIA
-from compress.data import Data, chunk_size, deal, open_samples
+from compress.data import Data, chunk_size, deal, open_as_told
 from compress.errors import OptionError
 from compress.file_size import file_bytes, finished, written_bytes
 from compress.goal import Limit, Original, limit_of, out_of_reach, permitted
@@ -118,15 +118,7 @@ def examine(model: ir.Model | str | Path, data: Any, options: Options, timed: Ti
     path = None if isinstance(model, ir.Model) else Path(model)
     with timed("open data", 1):
         original = model if isinstance(model, ir.Model) else load(model)
-        samples = open_samples(
-            original,
-            data,
-            options.preprocess,
-            samples=options.samples,
-            labels_file=options.labels_file,
-            shapes=options.shapes,
-            seed=options.seed,
-        )
+        samples = open_as_told(original, data, options)
         dealt, notes = deal(samples, options.seed, drop=options.max_drop is not None)
     with timed("analyse", 1):
         analysis = analyse(original, dealt.few(1), keep_batchnorm=options.keep_batchnorm)

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import torch
 
 from compress.api import Result, slower
-from compress.data import Data, Parts, chunk_size, open_samples
+from compress.data import Data, Parts, chunk_size, open_as_told
 from compress.errors import OptionError
 from compress.figures import compared_with_original, latencies, model_name, sample
 from compress.file_size import finished
@@ -129,10 +129,7 @@ def _held(examined: Examined, data: Any, val: Any, labels: str | Path | None) ->
         return examined.data
     if isinstance(val, str | Path) and str(val) == str(data):
         raise OptionError(f"--val {val} is what is trained on: give other samples, or leave it out to keep some apart")
-    options = examined.options
-    samples = open_samples(
-        examined.original, val, options.preprocess, labels_file=labels, shapes=options.shapes, seed=options.seed
-    )
+    samples = open_as_told(examined.original, val, replace(examined.options, samples=None, labels_file=labels))
     none, size = np.zeros(0, np.int64), samples.batch or 1
     return Data(samples.source, Parts(none, none, np.arange(len(samples.source) // size * size), none), samples.batch)
 
