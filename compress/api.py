@@ -21,6 +21,7 @@ from compress.figures import (
     samples_by_use,
     used_for,
 )
+from compress.gates import SLACK
 from compress.int8 import Attempt, Stage, attempted, staged, written
 from compress.measure import Comparison, in_figures, measure_size
 from compress.measurement import Measurement
@@ -188,7 +189,7 @@ def _closed_form(pruned: Pruned) -> Measurement | None:
 
 def _lucky(drop: Drop | None, compared: Comparison) -> tuple[str, ...]:
     """Say it where the report's samples see more of a drop than those that it was judged on."""
-    if drop is None or (lost := fall(compared)[1]) <= drop.max_drop + 1e-12:
+    if drop is None or (lost := fall(compared)[1]) <= drop.max_drop + SLACK:
         return ()
     return (
         f"on the report's own {compared.samples} samples the drop is {lost:.4f}, more than {drop.max_drop:g}: several "

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from compress.cut import Pruned, choose, cut_as_planned
 from compress.errors import OptionError
+from compress.gates import SLACK
 from compress.goal import Limit, floor
 from compress.measure import Comparison, compare
 from compress.prepare import Prepared
@@ -85,7 +86,7 @@ def smallest(prepared: Prepared, limits: Sequence[Limit], max_drop: float, timed
             if key not in tried:  # where there are few channels, two budgets may mean one plan
                 pruned = cut_as_planned(prepared, limits, plan, small, quiet)
                 judged, drop = fall(judge(pruned))
-                passed = drop <= max_drop + 1e-12  # 0.93 - 0.92 > 0.01 in floating point
+                passed = drop <= max_drop + SLACK
                 tried[key] = Candidate(pruned.count.macs / macs.original, drop, passed)
                 found = pruned if passed else found
             advance()
