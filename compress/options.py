@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -141,6 +141,18 @@ class DataOptions:
             bgr=self.bgr,
         )
 
+    def settings(self, shapes: Mapping[str, Sequence[int]], seed: int) -> "Options":
+        """Return the options on data, and the seed, as Python takes them. Raises DataError."""
+        from compress.settings import Options
+
+        return Options(
+            preprocess=self.preprocessing(),
+            samples=self.samples,
+            labels_file=self.labels,
+            shapes=shapes,
+            seed=seed,
+        )
+
     def open(self, model: "ir.Model", shapes: Mapping[str, Sequence[int]], seed: int) -> "Samples":
         """Open the samples for a model; without `--data` they are generated. Raises DataError or ModelError."""
         from compress.data import open_samples
@@ -208,13 +220,8 @@ class HowOptions:
     def settings(self, data: DataOptions, shapes: Mapping[str, Sequence[int]], seed: int) -> "Options":
         """Return all options together, as Python takes them. Raises DataError or OptionError."""
         limits = dict(map(width_ratio, self.ratios))
-        from compress.settings import Options
-
-        return Options(
-            preprocess=data.preprocessing(),
-            samples=data.samples,
-            labels_file=data.labels,
-            shapes=shapes,
+        return replace(
+            data.settings(shapes, seed),
             keep_batchnorm=self.keep_batchnorm,
             metric=self.metric,
             criterion=self.criterion,
@@ -227,7 +234,6 @@ class HowOptions:
             provider=self.provider,
             profile=self.profile,
             jobs=self.jobs,
-            seed=seed,
             device=self.device,
         )
 

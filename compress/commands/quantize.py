@@ -1,5 +1,6 @@
 """compress quantize: the model on 8-bit integers."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,18 +60,8 @@ def command(
     from compress.int8 import quantize
     from compress.progress import on_terminal
     from compress.report import console, print_notes, with_version, write_json
-    from compress.settings import Options
 
-    options = Options(
-        preprocess=data.preprocessing(),
-        samples=data.samples,
-        labels_file=data.labels,
-        shapes=shapes,
-        metric=metric,
-        threads=threads,
-        provider=provider,
-        seed=seed,
-    )
+    options = replace(data.settings(shapes, seed), metric=metric, threads=threads, provider=provider)
     result = quantize(model, data.data, options, progress=on_terminal)
     result.save(destination, overwrite=force)
     report = result.written_to(destination).report

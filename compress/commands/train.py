@@ -1,7 +1,7 @@
 """compress train: gradual pruning while training, or plain fine-tuning, for those who have labelled data."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
@@ -65,19 +65,13 @@ class TrainOptions:
     def settings(self, data: DataOptions, shapes: Mapping[str, Sequence[int]], seed: int) -> "Options":
         """Return what `prune` would be told as well. Raises DataError or OptionError."""
         limits = dict(map(width_ratio, self.ratios))
-        from compress.settings import Options
-
-        return Options(
-            preprocess=data.preprocessing(),
-            samples=data.samples,
-            labels_file=data.labels,
-            shapes=shapes,
+        return replace(
+            data.settings(shapes, seed),
             metric=self.metric,
             compensation="none" if self.no_compensation else "asymmetric",
             exclude=self.exclude,
             max_width_ratio=limits,
             round_to=self.round_to,
-            seed=seed,
             device=self.device,
         )
 
