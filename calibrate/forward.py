@@ -1,6 +1,6 @@
 """Running a torch model over many samples in chunks, step by step, holding only the values still needed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,8 +15,13 @@ Env = dict[str, Tensor]
 
 def feed(model: TorchModel, source: Source, indices: np.ndarray) -> Env:
     """Return the model's inputs for the given samples, as tensors on the model's device; halves are widened."""
-    batch = widened_feeds(source.batch(indices))
-    return {name: torch.from_numpy(np.ascontiguousarray(batch[name])).to(model.device) for name in model.inputs}
+    return as_tensors(model, source.batch(indices))
+
+
+def as_tensors(model: TorchModel, arrays: Mapping[str, np.ndarray]) -> Env:
+    """Return the model's inputs by name as tensors on the model's device; halves are widened."""
+    wide = widened_feeds(arrays)
+    return {name: torch.from_numpy(np.ascontiguousarray(wide[name])).to(model.device) for name in model.inputs}
 
 
 def last_uses(steps: Sequence[Step]) -> list[set[str]]:

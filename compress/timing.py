@@ -30,10 +30,8 @@ from compress.onboard import CPU, RUNTIME_ERRORS, Kernel, NoProvider, Rounds, Se
 from compress.statistics import UNSTABLE_ABOVE, Ratio, median_ratio, variation
 
 PRECISE = 0.005  # how near to its ratio an interval is to end, where there is time for it
-SITTINGS = (
-    4,
-    16,
-)  # how often models that are compared are opened: more than 4 times for at most OPENING of the duration
+# how often models that are compared are opened: more than 4 times for at most OPENING of the duration
+SITTINGS = 4, 16
 OPENING = 0.5
 QUANTILES = 101  # kept of the rounds
 PROFILE_S = 1.0  # spent on the profile of a model, within the limits of runs

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from calibrate.forward import as_tensors
 from compress.api import Result, slower
 from compress.data import Data, Parts, chunk_size, open_as_told
 from compress.errors import OptionError
@@ -27,7 +28,7 @@ from compress.training import checkpoint, schedule
 from compress.training.batches import check_presets
 from compress.training.course import Course, Epoch, Removal
 from compress.training.fresh import fresh
-from compress.training.loop import Job, State, as_tensors, begin, resumed, run_epoch
+from compress.training.loop import Job, State, begin, resumed, run_epoch
 from compress.training.network import Network
 from compress.training.objective import objective
 from compress.training.processes import Processes, start

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calibrate.forward import Env
+from calibrate.forward import Env, as_tensors, feed
 from calibrate.relevance import channel_relevance
 from calibrate.source import Source, chunked
 from compress.criteria.relevance import made
@@ -41,8 +41,8 @@ from compress.training.settings import Training
 from compress.training.thinning import channel_scores, compensated, least_relevant, of_the_narrow
 from graph.analysis import Analysis
 from graph.bridge import TorchModel
+from graph.channels import Channels
 from graph.plan import Plan
-from graph.widen import widened_feeds
 
 RANKED_ON = 512  # training samples that relevance is averaged over
 REPAIRED_ON = 512  # training samples that compensation and the statistics thereafter are fitted on
@@ -95,6 +95,15 @@ class Job:
         """How many samples all processes take together in one run."""
         return (self.at_a_time or 1) * self.processes.size
 
+    @property
+    def normalises(self) -> bool:
+        """Whether enough samples run at a time to train BatchNormalization by their statistics."""
+        return self.at_a_time is None or self.at_a_time >= LEAST_NORMALISED
+
+    def macs_of(self, widths: Mapping[str, int]) -> int:
+        """Return the MACs of the network at these widths."""
+        return round(self.macs.cost.total(widths))
+
     def few(self) -> dict[str, np.ndarray]:
         """Return a few samples, as the model takes them."""
         return self.source.batch(self.samples[: self.at_a_time or 2])
@@ -117,7 +126,7 @@ def begin(job: Job, prepare: Callable[[Network], None] = lambda network: None) -
     network = Network.of(job.analysis.model, job.few(), job.processes.device)
     prepare(network)
     widths = _widths(plan)
-    course = Course(_figures(job, network), round(job.macs.cost.total(widths)), widths)
+    course = Course(_figures(job, network), job.macs_of(widths), widths)
     return State(0, plan, network, _optimiser(job, network), course)
 
 
@@ -146,7 +155,7 @@ def run_epoch(
     with progress(title, job.steps) as advance:
         loss = _descend(job, state, advance)
     held = _figures(job, state.network)
-    macs = round(job.macs.cost.total(_widths(state.plan)))
+    macs = job.macs_of(_widths(state.plan))
     epoch = Epoch(state.epoch + 1, loss, held, macs, _rate(job, state.epoch, 0), time.perf_counter() - start)
     notice(epoch)
     return replace(state, epoch=state.epoch + 1, course=state.course.with_epoch(epoch))
@@ -180,9 +189,8 @@ def _descend(job: Job, state: State, advance: Callable[[], None]) -> float:
 
 def _loss(job: Job, network: Network, inputs: Env, piece: np.ndarray) -> Tensor:
     expected = references(job.original, inputs) if job.objective.needs_references else None
-    normalises = job.at_a_time is None or job.at_a_time >= LEAST_NORMALISED
     with torch.autocast(network.torch.device.type, torch.float16, enabled=job.training.mixed_precision):
-        outputs = network.run(inputs, training=normalises)
+        outputs = network.run(inputs, training=job.normalises)
     return job.objective(outputs, expected, labels_of(job.source, piece, network.torch.device))
 
 
@@ -190,7 +198,8 @@ def _thinned(job: Job, state: State) -> State:
     """Return the state without the channels that are to go before this epoch."""
     start, notes = time.perf_counter(), list[str]()
     channels = job.analysis.channels
-    narrow = channels.without(state.plan.removed(channels))
+    before = state.plan.removed(channels)
+    narrow = channels.without(before)
     own = job.processes.own(_drawn(job, RANKED_ON, state.epoch))
     network, axes = state.network, made(narrow.groups, narrow)
     relevance = channel_relevance(network.torch, job.source, own, axes, chunk=job.chunk, note=notes.append)
@@ -200,21 +209,19 @@ def _thinned(job: Job, state: State) -> State:
     plan = least_relevant(scores, state.plan, job.allowed, budgets, together=channels.together)
     small = network.without(job.analysis.model, channels, state.plan, plan, job.few())
     if job.options.compensation != "none":
-        _repair(job, state, small, plan)
+        _repair(job, state, small, narrow, plan)
     optimiser = _optimiser(job, small)
-    gone = state.plan.removed(channels), plan.removed(channels)
-    optimiser.load(narrowed(state.optimiser.state(), channels, *gone))
+    optimiser.load(narrowed(state.optimiser.state(), channels, before, plan.removed(channels)))
     optimiser.scaling = state.optimiser.scaling
     widths = _widths(plan)
-    macs = round(job.macs.cost.total(widths))
     seconds = time.perf_counter() - start
-    removal = Removal(state.epoch + 1, macs, widths, _figures(job, small), seconds, tuple(notes))
+    removal = Removal(state.epoch + 1, job.macs_of(widths), widths, _figures(job, small), seconds, tuple(notes))
     return State(state.epoch, plan, small, optimiser, state.course.with_removal(removal))
 
 
-def _repair(job: Job, state: State, small: Network, plan: Plan) -> None:
-    """Compensate for what has just gone, and estimate the statistics of BatchNormalizations anew."""
-    channels, drawn = job.analysis.channels, _drawn(job, REPAIRED_ON + CHOSEN_ON, state.epoch)
+def _repair(job: Job, state: State, small: Network, narrow: Channels, plan: Plan) -> None:
+    """Compensate for what has just gone from `narrow`, and estimate the statistics of BatchNormalizations anew."""
+    drawn = _drawn(job, REPAIRED_ON + CHOSEN_ON, state.epoch)
     apart = min(CHOSEN_ON, len(drawn) // 8) // job.unit * job.unit
     fit, held = drawn[apart:], drawn[:apart]
     if job.processes.first:
@@ -222,7 +229,7 @@ def _repair(job: Job, state: State, small: Network, plan: Plan) -> None:
             state.network.torch,
             small.torch,
             small.model,
-            channels.without(state.plan.removed(channels)),
+            narrow,
             of_the_narrow(state.plan, plan),
             job.source,
             fit,
@@ -234,8 +241,8 @@ def _repair(job: Job, state: State, small: Network, plan: Plan) -> None:
     small.load(job.processes.same(small.state()))
     parts = batches(fit, job.batch, job.options.seed, state.epoch)
     pieces = [piece for part in parts for piece in _pieces(job, job.processes.own(part))]
-    if job.at_a_time is None or job.at_a_time >= LEAST_NORMALISED:
-        estimate(small, (as_tensors(small.torch, job.source.batch(piece)) for piece in pieces))
+    if job.normalises:
+        estimate(small, (feed(small.torch, job.source, piece) for piece in pieces))
 
 
 def _budgets(job: Job, state: State) -> list[Budget]:
@@ -256,12 +263,6 @@ def _drawn(job: Job, count: int, epoch: int) -> np.ndarray:
 
 def _pieces(job: Job, own: np.ndarray) -> list[np.ndarray]:
     return chunked(own, job.at_a_time or max(len(own), 1))
-
-
-def as_tensors(model: TorchModel, arrays: Arrays) -> Env:
-    """Return inputs by name as the torch model takes them."""
-    wide = widened_feeds(arrays)
-    return {name: torch.from_numpy(np.ascontiguousarray(wide[name])).to(model.device) for name in model.inputs}
 
 
 def _figures(job: Job, network: Network) -> Figures:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from calibrate.forward import Env, drop, last_uses
+from calibrate.forward import Env, as_tensors, drop, last_uses
 from compress.student import trainable
 from compress.training.batch_norm import BatchNorm, batch_norms
 from graph.bridge import TorchModel, to_torch
@@ -20,7 +20,6 @@ from graph.errors import ModelError
 from graph.model import clone
 from graph.plan import Plan
 from graph.shrink import shrink
-from graph.widen import widened_feeds
 
 State = Mapping[str, np.ndarray]
 
@@ -198,8 +197,7 @@ def _statistics(norms: Mapping[str, BatchNorm]) -> set[str]:
 
 def _reached(torch_model: TorchModel, sample: State, names: list[str]) -> set[str]:
     """Return those of the parameters that a gradient of the outputs reaches."""
-    feeds = widened_feeds(sample)
-    env = {n: torch.from_numpy(np.ascontiguousarray(feeds[n])).to(torch_model.device) for n in torch_model.inputs}
+    env = as_tensors(torch_model, sample)
     leaves = [torch_model.parameters[name] for name in names]
     try:
         with torch.enable_grad():
