@@ -37,8 +37,8 @@ def matrix(xx: Tensor) -> Tensor:
 
 
 def merge(xx: Tensor, other: Tensor) -> Tensor:
-    """Return the sums over two disjoint sets of rows."""
-    return absorb(xx, other) if holds_rows(xx) and holds_rows(other) else matrix(xx) + matrix(other)
+    """Return the sums over two disjoint sets of rows; a matrix of the first is reused, not copied."""
+    return absorb(xx, other) if holds_rows(other) else matrix(xx).add_(other)
 
 
 def times(xx: Tensor, w: Tensor) -> Tensor:

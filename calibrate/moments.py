@@ -1,4 +1,4 @@
-"""Second-order statistics of a consumer: sums over rows, so that sets of images merge by `+`.
+"""Second-order statistics of a consumer: sums over rows, so that sets of images merge by `+=`.
 
 One row x is one im2col patch of the consumer's input, followed by a constant 1 for the bias; one row y is
 the output vector at that position (METHOD §2):
@@ -31,25 +31,24 @@ class Moments:
     xy: Tensor
     yy: Tensor
 
-    def __add__(self, other: Self) -> Self:
-        """Merge the statistics of two disjoint sets of rows."""
-        return type(self)(self.n + other.n, gram.merge(self.xx, other.xx), self.xy + other.xy, self.yy + other.yy)
+    def __iadd__(self, other: Self) -> Self:
+        """Merge with the statistics of a disjoint set of rows; the sums are reused, not copied."""
+        xx, xy, yy = gram.merge(self.xx, other.xx), self.xy.add_(other.xy), self.yy.add_(other.yy)
+        return type(self)(self.n + other.n, xx, xy, yy)
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor) -> Self:
         """Sum over the rows of x (G, n, D) and y (G, n, K), in float64."""
-        xy = torch.zeros(len(x), x.shape[2], y.shape[2], dtype=torch.float64, device=x.device)
-        return cls(0, x[:, :0], xy, xy.new_zeros(len(y), y.shape[2])).absorb(x, y)
-
-    def absorb(self, x: Tensor, y: Tensor) -> Self:
-        """Return the statistics with more rows, x (G, n, D) and y (G, n, K); the sums are reused, not copied."""
         groups, n, d = x.shape
-        step = max(1, _CHUNK_BYTES // (8 * groups * (d + y.shape[2])))
+        k = y.shape[2]
+        xy = torch.zeros(groups, d, k, dtype=torch.float64, device=x.device)
+        yy = xy.new_zeros(groups, k)
+        step = max(1, _CHUNK_BYTES // (8 * groups * (d + k)))
         for start in range(0, n, step):
             rows, targets = x[:, start : start + step].double(), y[:, start : start + step].double()
-            self.xy.baddbmm_(rows.mT, targets)
-            self.yy.add_((targets**2).sum(1))
-        return type(self)(self.n + n, gram.absorb(self.xx, x), self.xy, self.yy)
+            xy.baddbmm_(rows.mT, targets)
+            yy.add_((targets**2).sum(1))
+        return cls(n, gram.absorb(x[:, :0], x), xy, yy)
 
     def error(self, w: Tensor) -> float:
         """Return Σ |y − Wᵀx|² over all rows, for weights w (G, D, K)."""

@@ -2,15 +2,19 @@
 
 Rows are sampled: once a consumer has enough of them for its number of unknowns, more images make the sample
 more varied, not larger, so time and memory stay bounded.
+
+Every chunk of images has sums and a random generator of its own, and the sums are added in the order of the chunks:
+wherever they were made, the result is the same to the bit.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from calibrate.consumer import Consumer
-from calibrate.forward import feed, walk
+from calibrate.forward import as_tensors, walk
 from calibrate.moments import Moments
 from calibrate.source import Source, chunked
 from graph.bridge import TorchModel
@@ -18,6 +22,43 @@ from graph.bridge import TorchModel
 ROWS_PER_UNKNOWN = 12
 LEAST_ROWS = 24_000
 MOST_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Samples that run together, by input name, and which chunk it is."""
+
+    number: int
+    feeds: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class ChunkMoments:
+    """Makes the moments of each consumer's input and own output over one chunk of `samples` in all."""
+
+    consumers: tuple[Consumer, ...]
+    samples: int
+    seed: int
+
+    def __call__(self, model: TorchModel, chunk: Chunk) -> Iterator[tuple[str, Moments]]:
+        """Run the chunk, and yield a consumer's node and moments as soon as it ran."""
+        by_node = {consumer.y: consumer for consumer in self.consumers}
+        behind = frozenset(consumer.x for consumer in self.consumers if consumer.y != consumer.node)
+        seed = np.random.SeedSequence([self.seed, chunk.number]).generate_state(1)
+        generator = torch.Generator().manual_seed(int(seed[0]))
+        env = as_tensors(model, chunk.feeds)
+        for step in walk(model, env, behind):
+            consumer = by_node.get(step.node)
+            if consumer is None:
+                continue
+            x, y = env[consumer.x], env[consumer.y]
+            columns = model.parameters[consumer.weight].numel() // y.shape[1 if consumer.window else -1]
+            wanted = -(-rows_wanted(columns + 1, consumer.groups) // self.samples)
+            positions = consumer.positions(y, wanted, generator)
+            yield consumer.node, Moments.of(consumer.rows(x, y.shape, positions), consumer.targets(y, positions))
+
+
+Spread = Callable[[ChunkMoments, Iterable[Chunk]], Iterator[Iterable[tuple[str, Moments]]]]
 
 
 def rows_wanted(columns: int, groups: int = 1) -> int:
@@ -35,25 +76,23 @@ def collect(
     chunk: int,
     seed: int,
     advance: Callable[[int], None] = lambda samples: None,
+    spread: Spread | None = None,
 ) -> dict[str, Moments]:
-    """Return the moments of each consumer's input and own output, by node; `advance` hears of samples done."""
-    by_node = {consumer.y: consumer for consumer in consumers}
-    behind = frozenset(consumer.x for consumer in consumers if consumer.y != consumer.node)
+    """Return the moments of each consumer's input and own output, by node; `advance` hears of samples done.
+
+    `spread` makes those of the chunks elsewhere, and returns them in their order.
+    """
+    parts = chunked(indices, chunk)
+    chunks = (Chunk(number, source.batch(part)) for number, part in enumerate(parts))
+    made = ChunkMoments(tuple(consumers), len(indices), seed)
     moments: dict[str, Moments] = {}
-    generator = torch.Generator().manual_seed(seed)
     with torch.inference_mode():
-        for part in chunked(indices, chunk):
-            env = feed(model, source, part)
-            for step in walk(model, env, behind):
-                consumer = by_node.get(step.node)
-                if consumer is None:
-                    continue
-                x, y = env[consumer.x], env[consumer.y]
-                columns = model.parameters[consumer.weight].numel() // y.shape[1 if consumer.window else -1]
-                wanted = -(-rows_wanted(columns + 1, consumer.groups) // len(indices))
-                positions = consumer.positions(y, wanted, generator)
-                rows, targets = consumer.rows(x, y.shape, positions), consumer.targets(y, positions)
-                known = moments.get(consumer.node)
-                moments[consumer.node] = known.absorb(rows, targets) if known else Moments.of(rows, targets)
+        found = (made(model, each) for each in chunks) if spread is None else spread(made, chunks)
+        for part, sums in zip(parts, found, strict=True):
+            for node, more in sums:
+                if node in moments:
+                    moments[node] += more
+                else:
+                    moments[node] = more
             advance(len(part))
     return moments

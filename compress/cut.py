@@ -175,7 +175,7 @@ def _adjusted(budget: Budget, reached: Reached) -> Budget:
 def effort_of(options: Options) -> Effort:
     """Return how far a search that tries whole networks goes."""
     checkpoint = None if options.checkpoint is None else Path(options.checkpoint)
-    return Effort(seed=options.seed, jobs=options.jobs, checkpoint=checkpoint)
+    return Effort(seed=options.seed, jobs=options.jobs, ray=options.ray, checkpoint=checkpoint)
 
 
 def figure(examined: Examined, limit: Limit, widths: Mapping[str, int], counted: Count, written: ir.Model) -> Reached:

@@ -206,6 +206,7 @@ class HowOptions:
     criterion: str = "cap"
     search: str = "lagrange"
     jobs: int = 1
+    ray: str | None = None
     refine: int = 0
     metric: str | None = None
     exclude: tuple[str, ...] = ()
@@ -234,6 +235,7 @@ class HowOptions:
             provider=self.provider,
             profile=self.profile,
             jobs=self.jobs,
+            ray=self.ray,
             device=self.device,
         )
 
@@ -289,6 +291,7 @@ _HOW = (
     click.option("--criterion", type=click.Choice(CRITERIA), default="cap", show_default=True, help="Ranks channels."),
     click.option("--search", type=click.Choice(SEARCHES), default="lagrange", show_default=True, help="Finds widths."),
     click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes of --search evolve."),
+    click.option("--ray", metavar="ADDRESS", help="A Ray cluster for statistics and search: auto or host:port."),
     click.option(
         "--refine", type=click.IntRange(0), default=0, metavar="N", help="Steps of feature matching after the fit."
     ),

@@ -16,6 +16,7 @@ import onnx_ir as ir
 import torch
 
 from calibrate.range import range_warning
+from compress.cluster import join
 from compress.costs import CostModel
 from compress.criteria import CRITERIA
 from compress.data import Data, chunk_size, deal, open_as_told
@@ -37,7 +38,7 @@ from compress.targets import Target, Unreachable
 from compress.trial import Trials
 from compress.widths import display_names
 from graph.analysis import Analysis, analyse
-from graph.bridge import TorchModel, to_torch
+from graph.bridge import Portable, TorchModel, to_torch
 from graph.model import load
 
 TRIAL_FIT = 64  # samples that whole networks are fitted on while a search tries them
@@ -156,10 +157,14 @@ def check(options: Options) -> Metric | None:
         raise OptionError(f"--max-drop {options.max_drop:g}: give a share from 0 to below 1 (0.01 is one point)")
     if options.refine < 0 or options.jobs < 1:
         raise OptionError(f"--refine {options.refine} --jobs {options.jobs}: give 0 or more steps, 1 or more processes")
+    if options.ray is not None and (options.jobs > 1 or options.device != "cpu"):
+        raise OptionError("--ray: a cluster computes on its own CPUs, as many as it has: leave --jobs and --device out")
     if options.checkpoint is not None and options.max_drop is not None:
         raise OptionError("a checkpoint is of one search, and --max-drop makes several: give one of the two")
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         raise OptionError(f"device {options.device}: torch {torch.__version__} finds no CUDA device here: take cpu")
+    if options.ray is not None:
+        join(options.ray)
     return load_metric(options.metric)
 
 
@@ -172,20 +177,20 @@ def prepare(examined: Examined, timed: Timed) -> Prepared:
             notes.append(warning)
         model = to_torch(analysis.model, data.few(), device=examined.options.device)
     notes += [f"{f.op_type} {names.get(f.node, f.node)} runs in ONNX Runtime: {f.reason}" for f in model.fallbacks]
-    ranking = rank(analysis, model, data, examined.options, timed, notes)
-    trials = _trials(examined, model, ranking) if examined.options.search in WITH_TRIALS else None
+    portable = Portable(analysis.model, data.few(), model)
+    ranking = rank(analysis, portable, data, examined.options, timed, notes)
+    trials = _trials(examined, portable, ranking) if examined.options.search in WITH_TRIALS else None
     if examined.options.compensation != "symmetric":
         ranking = replace(ranking, moments={})  # they may take gigabytes, and nothing else reads them from here on
     return Prepared(examined, model, ranking, trials, (*examined.notes, *notes))
 
 
-def _trials(examined: Examined, model: TorchModel, ranking: Ranking) -> Trials:
+def _trials(examined: Examined, portable: Portable, ranking: Ranking) -> Trials:
     analysis, data = examined.analysis, examined.data
     judged, size = searched_images(analysis, data), data.batch or 1
     fitted = data.parts.fit[: max(min(len(judged), TRIAL_FIT), size) // size * size]
     return Trials(
-        analysis.model,
-        model,
+        portable,
         analysis.channels,
         ranking.curves,
         ranking.consumers,
@@ -195,5 +200,4 @@ def _trials(examined: Examined, model: TorchModel, ranking: Ranking) -> Trials:
         fit=fitted,
         shapes=analysis.trace.shapes,
         chunk=chunk_size(analysis, data.batch),
-        sample=data.few(),
     )

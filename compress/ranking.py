@@ -1,21 +1,23 @@
 """In which order the channels of every group go, and what that costs at the network's outputs (METHOD §3, §4)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from calibrate.consumer import Consumer, find_consumers
 from calibrate.eliminate import Curve
 from calibrate.moments import Moments
-from calibrate.statistics import collect
+from calibrate.statistics import Chunk, ChunkMoments, Spread, collect
 from compress import sensitivity
+from compress.cluster import Cluster, join
 from compress.criteria import Evidence, order_channels
 from compress.data import Data, chunk_size
 from compress.progress import Timed
 from compress.settings import Options
 from graph.analysis import Analysis
-from graph.bridge import TorchModel
+from graph.bridge import Portable
 
 SEARCH_MACS = 6e12  # multiply-accumulates spent on measuring sensitivities
 
@@ -34,10 +36,10 @@ class Ranking:
 
 
 def rank(
-    analysis: Analysis, model: TorchModel, data: Data, options: Options, timed: Timed, notes: list[str]
+    analysis: Analysis, portable: Portable, data: Data, options: Options, timed: Timed, notes: list[str]
 ) -> Ranking:
     """Collect statistics, and make the curve and the loss at the outputs of every group."""
-    channels, chunk = analysis.channels, chunk_size(analysis, data.batch)
+    model, channels, chunk = portable.model, analysis.channels, chunk_size(analysis, data.batch)
     groups, fit = channels.groups, data.parts.fit
     read_by_groups = {site.node for group in groups for site in group.consumers}
     consumers = {
@@ -47,7 +49,14 @@ def rank(
     }
     with timed("statistics", len(fit)) as advance:
         moments = collect(
-            model, list(consumers.values()), data.source, fit, chunk=chunk, seed=options.seed, advance=advance
+            model,
+            list(consumers.values()),
+            data.source,
+            fit,
+            chunk=chunk,
+            seed=options.seed,
+            advance=advance,
+            spread=None if options.ray is None else _spread_over(join(options.ray), portable),
         )
     with timed("curves", len(groups)) as advance:
         evidence = Evidence(
@@ -72,6 +81,27 @@ def rank(
         )
     losses = {name: sensitivity.losses(found[name], measured[name]) for name in found}
     return Ranking(found, losses, consumers, moments)
+
+
+@dataclass(frozen=True)
+class _Elsewhere:
+    """Makes the moments of a chunk in another process."""
+
+    portable: Portable
+    made: ChunkMoments
+
+    def __call__(self, chunk: Chunk) -> list[tuple[str, Moments]]:
+        with torch.inference_mode():
+            return list(self.made(self.portable.model, chunk))
+
+
+def _spread_over(cluster: Cluster, portable: Portable) -> Spread:
+    """Return what makes the moments of chunks in a cluster."""
+
+    def spread(made: ChunkMoments, chunks: Iterable[Chunk]) -> Iterator[list[tuple[str, Moments]]]:
+        return cluster.spread(_Elsewhere(portable, made), torch.get_num_threads())(chunks)
+
+    return spread
 
 
 def searched_images(analysis: Analysis, data: Data) -> np.ndarray:

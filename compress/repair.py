@@ -95,7 +95,8 @@ def repair(node: str, fit: Rows, held: Rows, activation: Activation, prior: Tens
     errors = [error(w) for w in _fits(fit, statistics, activation, prior, chosen, most)]
     repetitions = errors.index(min(errors))
     if held is not fit:  # what was chosen on held-out rows is fitted once more, on all rows
-        fit, statistics = _both(fit, held), statistics + _statistics(held, activation)
+        fit = _both(fit, held)
+        statistics += _statistics(held, activation)
     *_, best = _fits(fit, statistics, activation, prior, chosen, repetitions)
     return best, Repair(node, plain, errors[repetitions], chosen, repetitions)
 

@@ -24,7 +24,7 @@ class Options:
     machine. `max_drop` is how much of the accuracy may be lost (0.01 is one point), see `compress.drop`; `metric` what
     stands in for accuracy, a function or "module:function", see `compress.metric`. `refine` is the number of steps of
     gradient descent after the closed form. `jobs` processes and a `checkpoint` file serve searches that try many
-    candidates.
+    candidates; `ray` is the address of a Ray cluster that makes the statistics and tries the candidates instead.
 
     For comparison: `criterion` and `search` name what ranks channels and chooses widths; `compensation` "symmetric" is
     CaP's own (every consumer is fitted to its own output, by the statistics of the original network), and "none" keeps
@@ -49,6 +49,7 @@ class Options:
     provider: str = "cpu"
     profile: str | Path | None = None
     jobs: int = 1
+    ray: str | None = None
     checkpoint: str | Path | None = None
     seed: int = 0
     device: str = "cpu"

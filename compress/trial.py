@@ -15,7 +15,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import torch
 from torch import Tensor
 
@@ -28,15 +27,12 @@ from compress.divergence import divergence, energies
 from compress.sensitivity import join, weights_without
 from compress.small_fit import find_aims, refitted
 from compress.widths import plan_of
-from graph.bridge import TorchModel, to_torch
+from graph.bridge import Portable, TorchModel
 from graph.channels import Channels, Site
-from graph.errors import ModelError
-from graph.model import serialised
 
 CACHE_BYTES = 512 << 20  # of refitted weights that are remembered
 _GIVEN = (
-    "_sample",
-    "_device",
+    "_portable",
     "_channels",
     "_curves",
     "_consumers",
@@ -50,13 +46,12 @@ _GIVEN = (
 class Trials:
     """Maps the widths of all groups to the divergence of the outputs on images kept apart from the fit.
 
-    Pickled, it carries the ONNX model in place of the torch model, which is made again on the other side.
+    Pickled, it carries what it was given; what follows from that is made again on the other side.
     """
 
     def __init__(
         self,
-        original: ir.Model,
-        model: TorchModel,
+        portable: Portable,
         channels: Channels,
         curves: Mapping[str, Curve],
         consumers: Mapping[str, Consumer],
@@ -67,23 +62,23 @@ class Trials:
         fit: np.ndarray,
         shapes: Mapping[str, tuple[int, ...]],
         chunk: int,
-        sample: Mapping[str, np.ndarray],
     ) -> None:
         """Feed the images `fit` and `indices`, and remember what the original network makes of them.
 
         Networks are fitted on `fit` (none: symmetric compensation alone) and judged on `indices`; `chunk` images run at
-        a time. `model` is the torch form of `original`, made with the feeds `sample`; `shapes` are those of its values.
+        a time; `shapes` are those of the values.
         """
-        self._original, self._sample, self._device = original, dict(sample), str(model.device)
+        self._portable = portable
         self._channels, self._curves, self._consumers, self._moments = channels, curves, consumers, moments
         fitted, judged = chunked(fit, chunk), chunked(indices, chunk)
         self._shapes, self._fits = dict(shapes), len(fitted)
-        self._starts = [feed(model, source, part) for part in (*fitted, *judged)]
-        self._prepare(model)
+        self._starts = [feed(portable.model, source, part) for part in (*fitted, *judged)]
+        self._prepare()
 
-    def _prepare(self, model: TorchModel) -> None:
+    def _prepare(self) -> None:
         """Make what follows from the network and the images."""
-        self._model, self._steps = model, model.steps
+        self._model = model = self._portable.model
+        self._steps = model.steps
         self._needed = [needed | set(model.outputs) for needed in last_uses(model.steps)]
         self._sites = _sites_by_weight(self._channels, model)
         group_of = {label: group.name for group in self._channels.groups for label in group.channels}
@@ -100,7 +95,9 @@ class Trials:
         self._changed: dict[str, Tensor] = {}
         self._position, self._envs = 0, self._starts
         with torch.inference_mode():
-            self._aims = find_aims(self._original, model, self._channels, self._shapes, self._starts[: self._fits])
+            self._aims = find_aims(
+                self._portable.original, model, self._channels, self._shapes, self._starts[: self._fits]
+            )
             self._references = self._outputs({}, np.zeros(0, int))
         self._energy = energies([join(parts) for parts in zip(*self._references, strict=True)])
 
@@ -110,17 +107,12 @@ class Trials:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a process of its own needs to make the same trials; raises ModelError for a giant model."""
-        try:
-            model = serialised(self._original)
-        except ValueError as error:  # protobuf ends at 2 GiB
-            raise ModelError("the model is too large to be handed to other processes: search with one") from error
-        return {name: getattr(self, name) for name in _GIVEN} | {"model": model}
+        return {name: getattr(self, name) for name in _GIVEN}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Make the torch model again."""
-        self._original = ir.from_proto(_proto(state.pop("model")))
+        """Prepare again."""
         self.__dict__.update(state)
-        self._prepare(to_torch(self._original, self._sample, device=self._device))
+        self._prepare()
 
     def __call__(self, widths: Mapping[str, int]) -> float:
         """Return how far the outputs are from the original's with these widths (absent groups stay whole)."""
@@ -195,9 +187,3 @@ def _sites_by_weight(channels: Channels, model: TorchModel) -> dict[str, tuple[S
     for site in sorted(sites, key=lambda site: (position[site.node], site)):
         found[site.axis.weight] = (*found.get(site.axis.weight, ()), site)
     return found
-
-
-def _proto(data: bytes) -> Any:
-    import onnx
-
-    return onnx.load_model_from_string(data)

@@ -134,7 +134,7 @@ def test_links_lead_somewhere(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_options_that_are_named_exist(page: str) -> None:
     known = {name for command in compress.commands.values() for each in command.params for name in each.opts}
-    foreign = {"--no-python", "--nproc-per-node"}  # torchrun's
+    foreign = {"--no-python", "--nproc-per-node", "--head", "--port", "--address"}  # torchrun's and Ray's
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", PAGES[page])) <= known | foreign
 
 

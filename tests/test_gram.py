@@ -47,10 +47,11 @@ def test_rows_are_held_until_the_matrix_is_smaller() -> None:
 def test_sums_over_two_sets_are_those_over_their_union(first: int, second: int) -> None:
     x, y = rows(first + second), rows(first + second, seed=2)[:, :, :3]
     parts = [Moments.of(x[:, part], y[:, part]) for part in (slice(0, first), slice(first, None))]
-    before = gram.matrix(parts[0].xx).clone()
-    together = parts[0] + parts[1]
+    before = gram.matrix(parts[1].xx).clone()
+    together = parts[0]
+    together += parts[1]
     torch.testing.assert_close(gram.matrix(together.xx), products(x))
-    torch.testing.assert_close(gram.matrix(parts[0].xx), before, msg="a sum changed its operand")
+    torch.testing.assert_close(gram.matrix(parts[1].xx), before, msg="a sum changed what was added")
     w = weights()
     assert together.error(w) == pytest.approx(float(((y - x @ w) ** 2).sum()))
 

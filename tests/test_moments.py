@@ -1,4 +1,4 @@
-"""Moments are sums over rows: they merge by `+`, and say what direct sums over the rows say."""
+"""Moments are sums over rows: they merge by `+=`, and say what direct sums over the rows say."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,8 @@ def rows(seed: int, n: int, groups: int = 2, d: int = 5, k: int = 3) -> tuple[to
 def test_the_moments_of_two_sets_are_those_of_their_union() -> None:
     (x, y), (more_x, more_y) = rows(0, 7), rows(1, 11)
     together = Moments.of(torch.cat([x, more_x], dim=1), torch.cat([y, more_y], dim=1))
-    merged = Moments.of(x, y) + Moments.of(more_x, more_y)
+    merged = Moments.of(x, y)
+    merged += Moments.of(more_x, more_y)
     assert merged.n == together.n == 18
     for name in ("xx", "xy", "yy"):
         torch.testing.assert_close(getattr(merged, name), getattr(together, name), rtol=1e-12, atol=1e-12)

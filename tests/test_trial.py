@@ -22,7 +22,7 @@ from compress.small_fit import RIDGE, find_aims, refitted
 from compress.trial import Trials
 from compress.widths import plan_of
 from graph.analysis import Analysis, analyse
-from graph.bridge import TorchModel, to_torch
+from graph.bridge import Portable, TorchModel, to_torch
 from graph.channels import Axis
 from graph.shrink import mask, shrink
 
@@ -70,8 +70,7 @@ class Case:
     def trials(self, *, fit: int = 0, chunk: int = 8) -> Trials:
         analysis = self.analysis
         return Trials(
-            analysis.model,
-            self.model,
+            Portable(analysis.model, self.source.batch(np.arange(4)), self.model),
             analysis.channels,
             self.curves,
             self.consumers,
@@ -81,7 +80,6 @@ class Case:
             fit=np.arange(fit),
             shapes=analysis.trace.shapes,
             chunk=chunk,
-            sample=self.source.batch(np.arange(4)),
         )
 
     def widths(self, seed: int) -> dict[str, int]:

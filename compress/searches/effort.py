@@ -13,12 +13,13 @@ def _unheard(units: int = 1) -> None:
 class Effort:
     """How far a search goes: the number of trials in all, in how many processes, and where it is remembered.
 
-    `checkpoint` is a JSON file that is read where it exists and written as the search goes on. `advance` hears of
-    trials done.
+    `ray` is the address of a cluster that makes the trials instead. `checkpoint` is a JSON file that is read where it
+    exists and written as the search goes on. `advance` hears of trials done.
     """
 
     seed: int = 0
     candidates: int = 240
     jobs: int = 1
+    ray: str | None = None
     checkpoint: Path | None = None
     advance: Callable[..., None] = _unheard

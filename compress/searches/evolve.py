@@ -51,7 +51,7 @@ def evolve(problem: Problem) -> Widths:
     checkpoint = Checkpoint.of(problem)
     history = [Individual(np.array(latent), fitness) for latent, fitness in checkpoint.read()]
     effort.advance(len(history))
-    with workers(Fitness(replace(problem, effort=Effort())), effort.jobs) as fitnesses:
+    with workers(Fitness(replace(problem, effort=Effort())), effort.jobs, effort.ray) as fitnesses:
         while len(history) < effort.candidates:
             latents = breed(history, len(problem.allowed), effort)
             found = fitnesses(latents)

@@ -1,4 +1,4 @@
-"""The same function over many values, here or in processes of their own, one thread each."""
+"""The same function over many values, here, in processes of their own or in a cluster, one thread each."""
 
 import pickle
 import signal
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
+from compress.cluster import join
 from graph.errors import ModelError
 
 X = TypeVar("X")
@@ -18,14 +19,20 @@ _function: Any = None  # of this process, where it is a worker
 
 
 @contextmanager
-def workers(function: Callable[[X], Y], jobs: int) -> Iterator[Callable[[Sequence[X]], list[Y]]]:
+def workers(
+    function: Callable[[X], Y], jobs: int, ray: str | None = None
+) -> Iterator[Callable[[Sequence[X]], list[Y]]]:
     """Give a map of the function; with more than one job it is pickled and runs in fresh processes.
 
-    Everything runs on one thread, so that the results are the same bits for any number of jobs. Raises ModelError
-    where a process was ended from outside.
+    `ray` is the address of a cluster where it runs instead. Everything runs on one thread, so that the results are the
+    same bits for any number of jobs. Raises ModelError where a process was ended from outside.
     """
     import torch
 
+    if ray is not None:
+        spread = join(ray).spread(function, threads=1)
+        yield lambda values: list(spread(values))
+        return
     if jobs <= 1:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
