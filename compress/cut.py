@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from compress.costs import Widths
+from compress.costs import Widths, weighted
 from compress.data import Data
 from compress.file_size import finished, written_bytes
 from compress.goal import Limit
@@ -20,7 +20,7 @@ from compress.repair import Repair
 from compress.searches import SEARCHES, Budget, Problem
 from compress.searches.effort import Effort
 from compress.settings import Options
-from compress.targets import METRICS, Unreachable
+from compress.targets import METRICS, Target, Unreachable
 from compress.widths import plan_of
 from graph.analysis import Analysis
 from graph.bridge import to_torch
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 ROUNDS = 6  # of searching and measuring
-AIM = 0.985  # of a limit of latency: what is measured again later should be within it, too
+SAFE = 0.985  # of a limit of latency: what was chosen for being below it should be so when it is measured again
 CLOSE = 0.96  # of a limit of latency: less was cut too deep
 
 
@@ -119,46 +119,92 @@ def cut_as_planned(prepared: Prepared, limits: Sequence[Limit], plan: Plan, smal
 
 
 def choose(prepared: Prepared, limits: Sequence[Limit], timed: Timed) -> tuple[Plan, ir.Model]:
-    """Search the widths and shrink; what came out is counted and timed, and the search repeated where that is off.
+    """Search the widths and shrink; of what holds the limits, the widths that lose least.
 
-    The costs that the search goes by are exact for counts, but for what the file adds, and tables for latency. A limit
-    that was missed is tightened; one of latency that was undercut is loosened, as long as there are rounds left.
+    Costs are exact for counts, but for what the file adds, and tables for latency, which are off where a layer takes
+    microseconds. So where a clock can tell, a target of latency is searched by MACs as well, as if time went with them.
+    """
+    examined = prepared.examined
+    effort = effort_of(examined.options)
+    budgets = tuple(limit.budget for limit in limits)
+    ways = [budgets]
+    timely = any(limit.metric == "latency" for limit in limits)
+    if timely and examined.clock is not None and prepared.trials is None:  # trials are too dear to be made twice
+        ways.append(tuple(_by_macs(examined, limit) for limit in limits))
+    found: list[_Chosen] = []
+    missed: list[Unreachable] = []
+    with timed("search", 1 if prepared.trials is None else effort.candidates) as advance:
+        for way in ways:
+            try:
+                found.append(_fitting(prepared, limits, way, replace(effort, advance=advance)))
+            except Unreachable as error:
+                missed.append(error)
+    if not found:
+        raise missed[0]
+    best = min(found, key=_Chosen.rank)
+    return best.plan, best.model
+
+
+def _by_macs(examined: Examined, limit: Limit) -> Budget:
+    """Return the budget of a limit, one of latency as if time went with the MACs."""
+    if limit.metric != "latency":
+        return limit.budget
+    macs = examined.limit(Target("macs", 1.0, True))
+    return Budget(weighted([(limit.original / macs.original, macs.cost)]), limit.limit)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A plan, the model shrunk by it, what it loses by the account of the search, and whether the clock is sure."""
+
+    plan: Plan
+    model: ir.Model
+    loss: float
+    safe: bool
+
+    def rank(self) -> tuple[bool, float]:
+        """What is better comes first."""
+        return not self.safe, self.loss
+
+
+def _fitting(prepared: Prepared, limits: Sequence[Limit], budgets: Sequence[Budget], effort: Effort) -> _Chosen:
+    """Search and shrink within budgets; what came out is counted and timed, and the search repeated where that is off.
+
+    A budget whose limit was missed is tightened; one of latency that was undercut is loosened, as long as there are
+    rounds left. Raises Unreachable.
     """
     examined, ranking = prepared.examined, prepared.ranking
     analysis, one = examined.analysis, examined.data.few(1)
-    search, effort = SEARCHES[examined.options.search], effort_of(examined.options)
-    budgets = [limit.budget for limit in limits]
-    best: tuple[Plan, ir.Model] | None = None
+    search = SEARCHES[examined.options.search]
+    best: _Chosen | None = None
     missed: tuple[Reached, ...] = ()
     seen: list[Widths] = []
-    with timed("search", 1 if prepared.trials is None else effort.candidates) as advance:
-        effort = replace(effort, advance=advance)
-        for _ in range(ROUNDS):
-            problem = Problem(
-                ranking.losses, examined.allowed, tuple(budgets), prepared.trials, effort, analysis.channels.together
-            )
-            widths = search(problem)
-            effort = replace(effort, checkpoint=None)  # of the budgets as they were
-            if widths in seen:
+    for _ in range(ROUNDS):
+        problem = Problem(
+            ranking.losses, examined.allowed, tuple(budgets), prepared.trials, effort, analysis.channels.together
+        )
+        widths = search(problem)
+        effort = replace(effort, checkpoint=None)  # of the budgets as they were
+        if widths in seen:
+            break
+        seen.append(widths)
+        plan = plan_of(widths, analysis.channels.groups, ranking.curves)
+        small = shrink(analysis.model, analysis.channels, plan)
+        counted = count(small, trace(small, one))
+        written = small
+        if any(limit.metric in ("bytes", "latency") for limit in limits):
+            written, _ = finished(small, analysis.stored, examined.original)
+        reached = tuple(figure(examined, limit, widths, counted, written) for limit in limits)
+        if over := tuple(each for each in reached if each.figure > each.limit.limit):
+            missed = over
+        else:
+            timed = [each for each in reached if each.limit.metric == "latency" and examined.clock is not None]
+            shares = [each.figure / each.limit.limit for each in timed]
+            found = _Chosen(plan, small, problem.loss(widths), all(share <= SAFE for share in shares))
+            best = found if best is None else min(best, found, key=_Chosen.rank)
+            if all(CLOSE <= share <= SAFE for share in shares):
                 break
-            seen.append(widths)
-            plan = plan_of(widths, analysis.channels.groups, ranking.curves)
-            small = shrink(analysis.model, analysis.channels, plan)
-            counted = count(small, trace(small, one))
-            written = small
-            if any(limit.metric in ("bytes", "latency") for limit in limits):
-                written, _ = finished(small, analysis.stored, examined.original)
-            reached = tuple(figure(examined, limit, widths, counted, written) for limit in limits)
-            over = tuple(each for each in reached if each.figure > each.limit.limit)
-            if not over:
-                best = plan, small
-                if not any(
-                    each.limit.metric == "latency" and each.figure < CLOSE * each.limit.limit for each in reached
-                ):
-                    break
-            else:
-                missed = over
-            budgets = [_adjusted(budget, each) for budget, each in zip(budgets, reached, strict=True)]
+        budgets = [_adjusted(budget, each) for budget, each in zip(budgets, reached, strict=True)]
     if best is None:
         raise Unreachable(_missed(missed))
     return best
@@ -168,7 +214,7 @@ def _adjusted(budget: Budget, reached: Reached) -> Budget:
     """Return a budget moved by what the figure is off the limit."""
     over = reached.figure - reached.limit.limit
     if reached.limit.metric == "latency":
-        return replace(budget, limit=budget.limit - over - (1 - AIM) * reached.limit.limit)
+        return replace(budget, limit=budget.limit - over - (1 - (SAFE + CLOSE) / 2) * reached.limit.limit)
     return replace(budget, limit=budget.limit - 1.05 * max(over, 0.0))
 
 

@@ -11,13 +11,17 @@ import pytest
 from test_pipeline import CALIBRATION, job, macs, path
 from test_report import timed
 
-from compress import api, latency, prepare
+from calibrate.preprocess import PRESETS
+from compress import Options, api, latency, prepare
 from compress.cli import main
 from compress.costs import macs_model
+from compress.cut import choose
 from compress.errors import OptionError
 from compress.latency import Clock
 from compress.onboard import Settings
 from compress.profiling import multiples
+from compress.progress import Timed, silent
+from compress.searches import Problem
 from compress.statistics import Ratio
 from compress.targets import Target, Unreachable
 from graph.analysis import Analysis
@@ -75,6 +79,27 @@ def test_widths_are_multiples_of_what_the_machine_likes(monkeypatch: pytest.Monk
     assert all(width.after % 4 == 0 for width in result.report.widths)
     free = job(MODEL, Target("latency", 0.7, True), round_to=1)
     assert any(width.after % 4 for width in free.report.widths)
+
+
+def test_tables_that_mislead_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tables are noise and time goes with the MACs: no more is lost than by a target of MACs at that time."""
+    rng = np.random.default_rng(3)
+    machine(monkeypatch, lambda share: float(rng.uniform(0.3, 1.0)), TRUTHS["as told"])
+    options = Options(preprocess=PRESETS["unit"], samples=48, round_to=4)
+    examined = prepare.profiled(prepare.examine(path(MODEL), CALIBRATION, options, Timed(silent)), Timed(silent))
+    prepared = prepare.prepare(examined, Timed(silent))
+
+    def losing(*targets: Target) -> tuple[float, float]:
+        limits = examined.limits(targets)
+        plan, small = choose(prepared, limits, Timed(silent))
+        problem = Problem(prepared.ranking.losses, examined.allowed, tuple(limit.budget for limit in limits))
+        return problem.loss({name: int(mask.sum()) for name, mask in plan.keep.items()}), macs(small) / macs(
+            path(MODEL)
+        )
+
+    loss, share = losing(Target("latency", 0.7, True))
+    assert TRUTHS["as told"](share) <= 0.7
+    assert loss <= losing(Target("macs", share, True))[0]
 
 
 def test_a_machine_that_never_gets_faster_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
