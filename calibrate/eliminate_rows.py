@@ -1,12 +1,17 @@
-"""The elimination of `calibrate.eliminate` for fewer rows X (n, D) than unknowns, on n × n matrices.
+"""The elimination of `calibrate.eliminate` for fewer rows X (n, D) than unknowns, on n rows instead of D × D.
 
 The bias, which is not damped, is fitted exactly by rows about their mean. With μ = λ·s, the columns A that are
-kept and M = (μI + X_A·X_Aᵀ)⁻¹, Woodbury's identity gives the refit, and what moving columns B changes:
+kept, μI + X_A·X_Aᵀ = L·Lᵀ and Z = L⁻¹·X, Woodbury's identity gives the refit, and what moving columns B changes:
 
-    W_A = w_A + X_Aᵀ·C     C = M·X_R·w_R     over the columns R that are not kept
-    cost(B) = μ·tr( W_Bᵀ · (I ∓ X_Bᵀ·M·X_B)⁻¹ · W_B )     W_B = w_B + X_Bᵀ·C
+    W = w + Zᵀ·Z_R·w_R     over the columns R that are not kept
+    cost(B) = μ·tr( W_Bᵀ · (I ∓ Z_Bᵀ·Z_B)⁻¹ · W_B )
 
-with − where B leaves A, + where it joins A; afterwards C ← C ± M′·X_B·W_B with M′ that of the columns kept then.
+with − where B leaves A, + where it joins A. Afterwards, with the eigenvalues λ and eigenvectors V of Z_Bᵀ·Z_B,
+
+    W ← W ± Zᵀ·Z_B · (I ∓ Z_Bᵀ·Z_B)⁻¹ · W_B
+    Z ← (I ∓ Z_B·Z_Bᵀ)^(-1/2) · Z = Z + Z_B·V·diag( ±1 ÷ (r + r²) )·Vᵀ·Z_Bᵀ·Z     r = √(1 ∓ λ)
+
+which rounds a little each time; once as many columns have moved as there are rows, Z is made anew.
 """
 
 import numpy as np
@@ -25,14 +30,15 @@ class RowsState:
         self, x: Tensor, w: Tensor, columns: list[Tensor], scale: float, ridge: float, unit: float, backwards: bool
     ) -> None:
         """Start with all columns, or without the channels'; x (n, D) about their mean, w (D, K), float64, no bias."""
-        self.x, self.w, self.columns, self.scale = x, w, columns, scale
+        self.x, self.columns, self.scale = x, columns, scale
         self.ridge, self.damping = ridge, ridge * unit
         self.sign = 1.0 if backwards else -1.0
         self.kept = torch.ones(x.shape[1], dtype=torch.bool, device=x.device)
         if not backwards:
             self.kept[torch.cat(columns)] = False
-        self.whitened = self._whiten()
-        self.added = torch.cholesky_solve(x[:, ~self.kept] @ w[~self.kept], self.factor)
+        self.whitened, self.moved = self._whiten(), 0  # Zᵀ, whose rows are the columns of Z
+        gone = ~self.kept
+        self.weights = w + self.whitened @ (self.whitened[gone].mT @ w[gone])
 
     @classmethod
     def start(
@@ -63,36 +69,40 @@ class RowsState:
         b = torch.cat([self.columns[c] for c in channels])
         if not len(b):
             return 0.0
-        change = float(self._costs(b[None])[0])
-        moved = self.x[:, b] @ self._weights(b)
+        z, w = self.whitened[b], self.weights[b]
+        across = self.whitened @ z.mT
+        square = across[b]
+        solved = torch.linalg.solve(self._one_minus(square), w)
+        self.weights.addmm_(across, solved, alpha=self.sign)
         self.kept[b] = self.sign < 0
-        self.whitened = self._whiten()
-        self.added += self.sign * torch.cholesky_solve(moved, self.factor)
-        return max(change, 0.0)
+        self.moved += len(b)
+        if self.moved < len(self.x):
+            values, v = torch.linalg.eigh(square)
+            root = (1 - self.sign * values).clamp_min(1e-12).sqrt()
+            self.whitened.addmm_(across, (v * (self.sign / (root + root**2))) @ (v.mT @ z))
+        else:
+            self.whitened, self.moved = self._whiten(), 0
+        return max(self.damping * self.scale * float((w * solved).sum()), 0.0)
 
     def _costs(self, b: Tensor) -> Tensor:
         """Return the cost of moving each row of column indices b (C, m)."""
-        z, w = self.whitened[:, b].movedim(1, 0), self._weights(b)
+        z, w = self.whitened[b], self.weights[b]
         if b.shape[1] <= len(self.x):
-            felt = (w * torch.linalg.solve(self._one_minus(z.mT @ z), w)).sum((1, 2))
-        else:  # (I − zᵀz)⁻¹ = I + zᵀ(I − zzᵀ)⁻¹z, by the smaller of the two
-            zw = z @ w
+            felt = (w * torch.linalg.solve(self._one_minus(z @ z.mT), w)).sum((1, 2))
+        else:  # (I − z·zᵀ)⁻¹ = I + z·(I − zᵀ·z)⁻¹·zᵀ, by the smaller of the two
+            zw = z.mT @ w
             felt = (w**2).sum((1, 2))
-            felt += self.sign * (zw * torch.linalg.solve(self._one_minus(z @ z.mT), zw)).sum((1, 2))
+            felt += self.sign * (zw * torch.linalg.solve(self._one_minus(z.mT @ z), zw)).sum((1, 2))
         costs: Tensor = self.damping * self.scale * felt
         return costs
 
-    def _weights(self, b: Tensor) -> Tensor:
-        return self.w[b] + self.x.mT[b] @ self.added
-
     def _whiten(self) -> Tensor:
-        """Factorise μI + X_A·X_Aᵀ = L·Lᵀ and return L⁻¹·X."""
+        """Factorise μI + X_A·X_Aᵀ = L·Lᵀ and return (L⁻¹·X)ᵀ, row by row in memory."""
         x = self.x * self.kept
         system = x @ x.mT
         system.diagonal().add_(self.damping)
-        self.factor = cholesky(system[None], x.shape[1] + 1, self.ridge)[0]
-        whitened: Tensor = torch.linalg.solve_triangular(self.factor, self.x, upper=False)
-        return whitened
+        factor = cholesky(system[None], x.shape[1] + 1, self.ridge)[0]
+        return torch.linalg.solve_triangular(factor, self.x, upper=False).mT.contiguous()
 
     def _one_minus(self, square: Tensor) -> Tensor:
         return torch.eye(square.shape[-1], dtype=square.dtype, device=square.device) - self.sign * square
