@@ -9,7 +9,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
 from compress.errors import OptionError
@@ -96,7 +96,7 @@ def _knock(address: str) -> None:
     """Raise OSError where nobody answers at host:port or ray://host:port; Ray itself would wait for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
-        with socket.create_connection((host, int(port)), timeout=KNOCK_S):
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S):
             pass
 
 
@@ -122,7 +122,14 @@ def _check(address: str, node: dict[str, Any]) -> None:
 
 
 def _versions() -> dict[str, str]:
-    return {package: version(package) for package in _SAME}
+    return {package: _version(package) for package in _SAME}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from its sources
+        return "of no known version"
 
 
 def _last(error: BaseException) -> str:
