@@ -102,7 +102,8 @@ class RowsState:
         system = x @ x.mT
         system.diagonal().add_(self.damping)
         factor = cholesky(system[None], x.shape[1] + 1, self.ridge)[0]
-        return torch.linalg.solve_triangular(factor, self.x, upper=False).mT.contiguous()
+        whitened: Tensor = torch.linalg.solve_triangular(factor, self.x, upper=False)
+        return whitened.mT.contiguous()
 
     def _one_minus(self, square: Tensor) -> Tensor:
         return torch.eye(square.shape[-1], dtype=square.dtype, device=square.device) - self.sign * square

@@ -12,6 +12,7 @@ from graph.analysis import analyse
 from graph.channels import Channels
 from graph.errors import ModelError
 from graph.plan import Plan
+from graph.shrink import mask as masked
 from graph.shrink import shrink
 
 
@@ -82,6 +83,37 @@ def test_a_constant_that_a_branch_leaves_is_trained_and_stays() -> None:
     kept = second.keep["c1"][first.keep["c1"]]
     for each in (narrow, cut(analysis, second, narrow.state())):
         np.testing.assert_array_equal(each.state()["n3"], after[:, kept])
+
+
+def test_a_constant_that_another_layer_takes_up_is_not_lost() -> None:
+    """Once, and not again with the next removal: what comes out is the network without these channels' weights."""
+    analysis = residual("""(float[N,3,8,8] x) => (float[N,5] y) <
+        float[8,3,3,3] w1, float[8] b1, float[6,8,3,3] w2, float[6] b2, float[8,6,1,1] w3, float[8] b3,
+        float[5,8,1,1] w4, float[5] b4
+    > {
+        c1 = Conv <pads = [1,1,1,1]> (x, w1, b1)
+        r1 = Relu (c1)
+        c2 = Conv <pads = [1,1,1,1]> (r1, w2, b2)
+        r2 = Relu (c2)
+        c3 = Conv (r2, w3, b3)
+        s = Add (c3, c1)
+        r3 = Relu (s)
+        p = GlobalAveragePool (r3)
+        c4 = Conv (p, w4, b4)
+        y = Flatten (c4)
+    }""")
+    channels, x, rng = analysis.channels, samples(4), np.random.default_rng(5)
+    network = whole(analysis)
+    network.load(
+        {name: array + rng.normal(0, 0.3, array.shape).astype(np.float32) for name, array in network.state().items()}
+    )
+    trained = network.written()
+    first, second = nested(channels, 1, "c2")
+    narrow = without(network, analysis, Plan.everything(channels), first)
+    assert "b3" not in narrow.leaves and "Add" not in {node.op_type for node in narrow.model.graph}
+    for found, plan in ((narrow, first), (without(narrow, analysis, first, second), second)):
+        expected = runtime(masked(trained, channels, plan), x)
+        np.testing.assert_allclose(runtime(found.written(), x), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_constant_stays_where_the_original_would_leave_none() -> None:

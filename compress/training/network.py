@@ -86,10 +86,24 @@ class Network:
     def without(self, original: ir.Model, channels: Channels, before: Plan, after: Plan, sample: State) -> "Network":
         """Return the network narrower: `before` says what it has lost of the original, `after` what it shall have lost.
 
-        What moves keeps its numbers; constants that a branch leaves are made of the weights that it has now.
+        What moves keeps its numbers; constants that a branch leaves are made of the weights that it has now, and added
+        to the bias that takes them up where there is one.
         """
         state = narrowed(self.state(), channels, before.removed(channels), after.removed(channels))
+        for name, constant in self._taken_up(original, channels, before, after).items():
+            state[name] = state[name] + constant
         return Network.cut(original, channels, after, state, sample, str(self.torch.device))
+
+    def _taken_up(self, original: ir.Model, channels: Channels, before: Plan, after: Plan) -> dict[str, np.ndarray]:
+        """Return what shrinking to `after`, and not yet to `before`, adds to weights, by name."""
+        gone = before.removed(channels)
+        now = _embedded(original, self.state(), channels, gone)
+        earlier, later = (shrink(now, channels, plan).graph.initializers for plan in (before, after))
+        names = {name for name, _ in self._moving()} & earlier.keys() & later.keys()
+        arrays = {name: _array(earlier[name]) for name in names}
+        narrow = narrowed(arrays, channels, gone, after.removed(channels))
+        added = {name: _array(later[name]) - narrow[name] for name in sorted(names)}
+        return {name: array for name, array in added.items() if array.any()}
 
     def run(self, inputs: Env, *, training: bool, share: float | None = None) -> dict[str, Tensor]:
         """Return the outputs by name, for inputs by name.
