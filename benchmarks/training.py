@@ -10,6 +10,7 @@ Variants:
     paper      the same without compensation, as FRS has it
     distil     `train` with half of the loss following the original network
     tuned      `prune`, then trained without a target, half of the loss following the original
+    both       `refine`, then trained likewise
 
 Top-1 is on the lossless test images, which take no part; agreement with the original is on JPEG test images. Seconds
 are of an epoch, in the mean.
@@ -25,7 +26,7 @@ import numpy as np
 from accuracy import REFINE_STEPS, evaluate, network, preprocess
 
 RECIPES: dict[str, dict[str, Any]] = {"train": {}, "paper": {}, "distil": {"distil": 0.5}}
-VARIANTS = ("prune", "refine", *RECIPES, "tuned")
+VARIANTS = ("prune", "refine", *RECIPES, "tuned", "both")
 
 
 def pruned(path: Path, data: Path, target: float, variant: str, seed: int, output: Path) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def pruned(path: Path, data: Path, target: float, variant: str, seed: int, outpu
         preprocess=preprocess(path.stem),
         samples=1024,
         keep_batchnorm=True,
-        refine=REFINE_STEPS if variant == "refine" else 0,
+        refine=REFINE_STEPS if variant in ("refine", "both") else 0,
         seed=seed,
     )
     result = prune(path, target, data / "cifar10" / "calibration.npz", options, latency=False)
@@ -123,7 +124,7 @@ def main() -> None:
                         )
                     else:
                         row |= pruned(path, given.data, target, variant, given.seed, output)
-                    if variant == "tuned":
+                    if variant in ("tuned", "both"):
                         follow = {"distil": 0.5, "teacher": path}
                         row |= {"pruned": evaluate(given.data, name, output, given.jpeg)}
                         tuned = trained(output, given.data, 1.0, output, given, samples, False, follow)
