@@ -1,6 +1,7 @@
 """What labelled data and gradient descent add: `compress train` beside `compress prune` on the CIFAR-10 networks.
 
     python benchmarks/training.py ../shared/data resnet20_cifar10_bn --targets 0.5 0.44 --epochs 10
+    python benchmarks/training.py ../shared/data resnet20_cifar10_bn --lossy --variants train --epochs 3
 
 Variants:
 
@@ -84,8 +85,10 @@ def say(event: Any) -> None:
     print(event if hasattr(event, "number") else f"removal before {event.before}: {event.held}", flush=True)
 
 
-def lossless(data: Path, more: bool, folder: Path) -> Path:
+def images(data: Path, more: bool, lossy: bool, folder: Path) -> Path:
     """Return the file of training images."""
+    if lossy:
+        return data / "cifar10" / "train_jpeg.npz"
     first = data / "cifar10" / "calibration.npz"
     if not more:
         return first
@@ -106,18 +109,25 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rate", type=float, default=None)
     parser.add_argument("--more", action="store_true")
+    parser.add_argument("--lossy", action="store_true", help="train on the 50,000 JPEG images")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jpeg", type=int, default=2000, help="how many JPEG test images to compare on")
     parser.add_argument("--json", type=Path, help="append one JSON line per run")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        output, samples = Path(folder) / "small.onnx", lossless(given.data, given.more, Path(folder))
+        output, samples = Path(folder) / "small.onnx", images(given.data, given.more, given.lossy, Path(folder))
         for name in given.networks:
             path = network(given.data, name, Path(folder))
             for target in given.targets:
                 for variant in given.variants:
-                    row = {"network": name, "target": target, "variant": variant, "epochs": given.epochs}
+                    row = {
+                        "network": name,
+                        "target": target,
+                        "variant": variant,
+                        "epochs": given.epochs,
+                        "on": samples.stem,
+                    }
                     if variant in RECIPES:
                         row |= trained(
                             path, given.data, target, output, given, samples, variant == "paper", RECIPES[variant]
