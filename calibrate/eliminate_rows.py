@@ -70,14 +70,16 @@ class RowsState:
         if not len(b):
             return 0.0
         z, w = self.whitened[b], self.weights[b]
-        across = self.whitened @ z.mT
-        square = across[b]
-        solved = torch.linalg.solve(self._one_minus(square), w)
-        self.weights.addmm_(across, solved, alpha=self.sign)
+        solved = self._solved(z, w)
+        if few := len(b) <= len(self.x):
+            across = self.whitened @ z.mT
+            self.weights.addmm_(across, solved, alpha=self.sign)
+        else:
+            self.weights.addmm_(self.whitened, z.mT @ solved, alpha=self.sign)
         self.kept[b] = self.sign < 0
         self.moved += len(b)
-        if self.moved < len(self.x):
-            values, v = torch.linalg.eigh(square)
+        if few and self.moved < len(self.x):
+            values, v = torch.linalg.eigh(across[b])
             root = (1 - self.sign * values).clamp_min(1e-12).sqrt()
             self.whitened.addmm_(across, (v * (self.sign / (root + root**2))) @ (v.mT @ z))
         else:
@@ -87,14 +89,16 @@ class RowsState:
     def _costs(self, b: Tensor) -> Tensor:
         """Return the cost of moving each row of column indices b (C, m)."""
         z, w = self.whitened[b], self.weights[b]
-        if b.shape[1] <= len(self.x):
-            felt = (w * torch.linalg.solve(self._one_minus(z @ z.mT), w)).sum((1, 2))
-        else:  # (I − z·zᵀ)⁻¹ = I + z·(I − zᵀ·z)⁻¹·zᵀ, by the smaller of the two
-            zw = z.mT @ w
-            felt = (w**2).sum((1, 2))
-            felt += self.sign * (zw * torch.linalg.solve(self._one_minus(z.mT @ z), zw)).sum((1, 2))
-        costs: Tensor = self.damping * self.scale * felt
+        costs: Tensor = self.damping * self.scale * (w * self._solved(z, w)).sum((1, 2))
         return costs
+
+    def _solved(self, z: Tensor, w: Tensor) -> Tensor:
+        """Return (I ∓ z·zᵀ)⁻¹·w for z (…, m, n), by the smaller of the two systems."""
+        if z.shape[-2] <= z.shape[-1]:
+            solved: Tensor = torch.linalg.solve(self._one_minus(z @ z.mT), w)
+            return solved
+        core: Tensor = torch.linalg.solve(self._one_minus(z.mT @ z), z.mT @ w)
+        return w + self.sign * z @ core
 
     def _whiten(self) -> Tensor:
         """Factorise μI + X_A·X_Aᵀ = L·Lᵀ and return (L⁻¹·X)ᵀ, row by row in memory."""

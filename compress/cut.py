@@ -198,8 +198,8 @@ def _fitting(prepared: Prepared, limits: Sequence[Limit], budgets: Sequence[Budg
         if over := tuple(each for each in reached if each.figure > each.limit.limit):
             missed = over
         else:
-            timed = [each for each in reached if each.limit.metric == "latency" and examined.clock is not None]
-            shares = [each.figure / each.limit.limit for each in timed]
+            clocked = [each for each in reached if each.limit.metric == "latency" and examined.clock is not None]
+            shares = [each.figure / each.limit.limit for each in clocked]
             found = _Chosen(plan, small, problem.loss(widths), all(share <= SAFE for share in shares))
             best = found if best is None else min(best, found, key=_Chosen.rank)
             if all(CLOSE <= share <= SAFE for share in shares):

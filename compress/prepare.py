@@ -175,9 +175,10 @@ def prepare(examined: Examined, timed: Timed) -> Prepared:
     with timed("convert", 1):
         if (warning := range_warning(examined.original, data.source, data.batch)) is not None:
             notes.append(warning)
-        model = to_torch(analysis.model, data.few(), device=examined.options.device)
+        sample = data.few()
+        model = to_torch(analysis.model, sample, device=examined.options.device)
     notes += [f"{f.op_type} {names.get(f.node, f.node)} runs in ONNX Runtime: {f.reason}" for f in model.fallbacks]
-    portable = Portable(analysis.model, data.few(), model)
+    portable = Portable(analysis.model, sample, model)
     ranking = rank(analysis, portable, data, examined.options, timed, notes)
     trials = _trials(examined, portable, ranking) if examined.options.search in WITH_TRIALS else None
     if examined.options.compensation != "symmetric":
