@@ -86,6 +86,12 @@ class Consumer:
             raise ValueError(f"{self.node}: the input axis of a grouped ConvTranspose spans its groups")
         return (axis[:, None] * self.taps + np.arange(self.taps)).ravel()
 
+    def inputs(self, x: Tensor, entries: Tensor) -> Tensor:
+        """Return the channels of the input x that the given entries of the weight's input axis read."""
+        axis = 1 if self.window else -1
+        first = torch.arange(self.groups, device=x.device) * (x.shape[axis] // self.groups)
+        return x.index_select(axis, (first[:, None] + entries).flatten())
+
     def positions(self, y: Tensor, wanted: int, generator: torch.Generator) -> Tensor:
         """Choose at most `wanted` output positions per sample of y, without repetition, in ascending order."""
         count = math.prod(y.shape[2:]) if self.window else math.prod(y.shape[1:-1])

@@ -55,7 +55,8 @@ def patches(x: Tensor, index: Tensor, groups: int = 1) -> Tensor:
     """Return the rows (G, B·P, C/G·taps + 1) of x (B, C, *spatial) for `sources` (P, taps), with the constant 1."""
     flat = torch.nn.functional.pad(x.flatten(2), (0, 1))  # the slot read as padding
     rows = flat[:, :, index].movedim(2, 1)  # (B, P, C, taps)
-    return with_one(rows.reshape(rows.shape[0] * rows.shape[1], groups, -1).transpose(0, 1))
+    columns = x.shape[1] // groups * index.shape[1]
+    return with_one(rows.reshape(rows.shape[0] * rows.shape[1], groups, columns).transpose(0, 1))
 
 
 def with_one(rows: Tensor) -> Tensor:

@@ -187,7 +187,8 @@ def prepare(examined: Examined, timed: Timed) -> Prepared:
 
 
 def _trials(examined: Examined, portable: Portable, ranking: Ranking) -> Trials:
-    analysis, data = examined.analysis, examined.data
+    """Return what tries whole networks, compensated in the way that the result will be."""
+    analysis, data, compensation = examined.analysis, examined.data, examined.options.compensation
     judged, size = searched_images(analysis, data), data.batch or 1
     fitted = data.parts.fit[: max(min(len(judged), TRIAL_FIT), size) // size * size]
     return Trials(
@@ -195,10 +196,10 @@ def _trials(examined: Examined, portable: Portable, ranking: Ranking) -> Trials:
         analysis.channels,
         ranking.curves,
         ranking.consumers,
-        ranking.moments,
+        ranking.moments if compensation != "none" else {},
         data.source,
         judged,
-        fit=fitted,
+        fit=fitted if compensation == "asymmetric" else fitted[:0],
         shapes=analysis.trace.shapes,
         chunk=chunk_size(analysis, data.batch),
     )

@@ -7,7 +7,7 @@ compensation gives. Without it trials mislead a search: on ResNet-56 evolution l
 compensation alone by 28 %, and the network that came out of the real compensation was worse than before.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from calibrate import gram
 from calibrate.consumer import Consumer, find_consumers
 from calibrate.forward import Env, walk
 from calibrate.least_squares import Factor, SingularSystem
@@ -90,31 +91,35 @@ def refitted(aim: Aim, envs: Sequence[Env], gone: np.ndarray, model: TorchModel)
 
     The columns of the labels `gone`, whose weights are 0, stay so.
     """
-    c, tail = aim.consumer, aim.tail
+    c = aim.consumer
     prior = envs[0].get(c.weight, model.parameters[c.weight])
     bias = envs[0].get(c.bias, model.parameters[c.bias]) if c.bias else None
     w = c.matrix(prior, bias)
-    entries = np.flatnonzero(np.isin(aim.ids, gone))
-    columns = torch.as_tensor(c.columns(entries), device=prior.device) if len(entries) else None
-    xx = w.new_zeros(w.shape[0], w.shape[1], w.shape[1])
-    xy = torch.zeros_like(w)
+    entries = None
+    columns = torch.ones(w.shape[1], dtype=torch.bool, device=w.device)
+    if (cut := np.isin(aim.ids, gone)).any():
+        entries = torch.as_tensor(np.flatnonzero(~cut), device=w.device)
+        columns[c.columns(np.flatnonzero(cut))] = False
+    x, t = (torch.cat(parts, dim=1) for parts in zip(*_rows(aim, envs, entries), strict=True))
+    if bias is None:
+        x[:, :, -1] = 0
+    fitted = torch.zeros_like(w)
+    try:
+        # rows as they are where they are fewer than columns: a layer behind a Flatten has tens of thousands
+        xx = x if gram.holds_rows(x) else (x.mT @ x).double()
+        fitted[:, columns] = Factor.of(xx, RIDGE).solve((x.mT @ t).double(), w[:, columns])
+    except SingularSystem:
+        return {}  # what symmetric compensation gave remains
+    weight, new_bias = c.tensors(fitted, prior)
+    return {c.weight: weight} | ({c.bias: new_bias.reshape(model.parameters[c.bias].shape)} if c.bias else {})
+
+
+def _rows(aim: Aim, envs: Sequence[Env], entries: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield, by chunk, the rows of the input's `entries` (all: None), and what the consumer should make of them."""
+    c, tail = aim.consumer, aim.tail
     for env, t in zip(envs, aim.targets, strict=True):
-        x = c.rows(env[c.x], (len(env[c.x]), *aim.shape[1:]), aim.positions)
-        if columns is not None:
-            x[:, :, columns] = 0
-        if bias is None:
-            x[:, :, -1] = 0
         if tail.shortcut is not None:
             shortcut = env[tail.shortcut]
             t = t - c.targets(shortcut.expand(len(shortcut), *aim.shape[1:]), aim.positions)
-        xx += (x.mT @ x).double()
-        xy += (x.mT @ t).double()
-    try:
-        if columns is not None and len(columns) == w.shape[1] - 1:  # a bias is all there is
-            w = torch.cat([torch.zeros_like(w[:, :-1]), xy[:, -1:] / xx[:, -1:, -1:].clamp_min(1)], dim=1)
-        else:
-            w = Factor.of(xx, RIDGE).solve(xy, w)
-    except SingularSystem:
-        return {}  # what symmetric compensation gave remains
-    weight, new_bias = c.tensors(w, prior)
-    return {c.weight: weight} | ({c.bias: new_bias.reshape(model.parameters[c.bias].shape)} if c.bias else {})
+        x = env[c.x] if entries is None else c.inputs(env[c.x], entries)
+        yield c.rows(x, (len(x), *aim.shape[1:]), aim.positions), t

@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -15,10 +16,17 @@ from calibrate.consumer import Consumer, find_consumers
 from calibrate.eliminate import Curve
 from calibrate.forward import feed
 from calibrate.moments import Moments
+from calibrate.preprocess import PRESETS
 from calibrate.source import Source
 from calibrate.statistics import collect
+from compress.api import Options
+from compress.cut import cut
+from compress.prepare import examine, prepare
+from compress.progress import Timed, silent
+from compress.ranking import searched_images
 from compress.sensitivity import measure
 from compress.small_fit import RIDGE, find_aims, refitted
+from compress.targets import Target
 from compress.trial import Trials
 from compress.widths import plan_of
 from graph.analysis import Analysis, analyse
@@ -26,6 +34,7 @@ from graph.bridge import Portable, TorchModel, to_torch
 from graph.channels import Axis
 from graph.shrink import mask, shrink
 
+SAMPLES = Path(__file__).parents[1] / "sample_models"
 NETWORK = """(float[N,3,6,6] x) => (float[N,5] y) <
     float[8,3,3,3] w1, float[8] b1, float[8,8,3,3] w2, float[8] b2, float[12,8,1,1] w3, float[12] b3,
     float[10,12,1,1] w4, float[10] b4, float[12,5] w5, float[12,10,1,1] w6, float[12] b6
@@ -113,7 +122,7 @@ def case() -> Case:
 
 def run(model: ir.Model, x: np.ndarray) -> list[np.ndarray]:
     session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
-    return [np.asarray(value, np.float64) for value in session.run(None, {"x": x})]
+    return [np.asarray(value, np.float64) for value in session.run(None, {session.get_inputs()[0].name: x})]
 
 
 def apart(a: np.ndarray, b: np.ndarray) -> float:
@@ -128,8 +137,8 @@ def test_without_statistics_it_is_the_model_with_all_groups_cut(case: Case) -> N
     for seed in range(4):
         widths = case.widths(seed)
         plan = plan_of(widths, analysis.channels.groups, case.curves)
-        for cut in (mask, shrink):
-            (b,) = run(cut(analysis.model, analysis.channels, plan), x)
+        for form in (mask, shrink):
+            (b,) = run(form(analysis.model, analysis.channels, plan), x)
             assert tried(widths) == pytest.approx(apart(a, b), rel=1e-3)
 
 
@@ -271,8 +280,23 @@ def test_the_fit_is_the_ridge_solution_of_its_formula(case: Case) -> None:
     assert shortcut is not None
     wanted = (t - shortcut).transpose(0, 2, 3, 1).reshape(len(x), 36, 8)[:, aim.positions].reshape(-1, 8)
     w0 = np.concatenate([envs[0]["w2"].numpy().reshape(8, 72).T, model.parameters["b2"].detach().numpy()[None]])
-    damping = RIDGE * np.diag(rows.T @ rows)[:-1].mean() * np.diag([1.0] * 72 + [0])
+    squares = np.diag(rows.T @ rows)[:-1]
+    damping = RIDGE * squares[squares > 0].mean() * np.diag([1.0] * 72 + [0])  # of the columns that are there
     expected = np.linalg.solve(rows.T @ rows + damping, rows.T @ wanted + damping @ w0)
     np.testing.assert_allclose(found["w2"].numpy().reshape(8, 72).T, expected[:-1], atol=1e-4)
     np.testing.assert_allclose(found["b2"].numpy(), expected[-1], atol=1e-4)
     assert not found["w2"][:, [2, 5]].any()
+
+
+@pytest.mark.parametrize("compensation", ["none", "symmetric"])
+def test_a_search_tries_networks_as_they_will_be_repaired(compensation: str) -> None:
+    """What a trial says is what ONNX Runtime makes of the network that comes out."""
+    options = Options(PRESETS["unit"], samples=40, search="bisect", compensation=compensation)
+    timed = Timed(silent)
+    examined = examine(SAMPLES / "digits_residual.onnx", str(SAMPLES / "digits_calibration.npz"), options, timed)
+    prepared = prepare(examined, timed)
+    pruned = cut(prepared, examined.limits([Target("macs", 0.5, True)]), timed)
+    assert prepared.trials is not None
+    tried = prepared.trials({group: now for group, (_, now) in pruned.widths.items()})
+    x = next(iter(examined.data.source.batch(searched_images(examined.analysis, examined.data)).values()))
+    assert tried == pytest.approx(apart(*(run(each, x)[0] for each in (examined.original, pruned.model))), rel=1e-3)
