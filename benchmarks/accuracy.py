@@ -44,7 +44,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "evolve": {"search": "evolve"},
     "bisect": {"search": "bisect"},
     "cap-paper": {"criterion": "cap-forward", "search": "bisect", "compensation": "symmetric", "no_ridge": True},
-    "refine": {"refine": REFINE_STEPS},
+    "refine": {},
 }
 
 
@@ -68,7 +68,7 @@ def preprocess(name: str) -> Any:
 
 
 def job(
-    data: Path, name: str, targets: Sequence[float], variant: str, samples: int, seed: int, folder: Path
+    data: Path, name: str, targets: Sequence[float], variant: str, samples: int, seed: int, folder: Path, steps: int
 ) -> list[dict[str, Any]]:
     """Calibrate once and prune to each target, in this process; return what it took, and write the models."""
     from compress import sensitivity
@@ -83,6 +83,8 @@ def job(
     generated = settings.pop("generated", False)
     if settings.pop("no_ridge", False):
         sensitivity.RIDGE = ROUNDING
+    if variant == "refine":
+        settings["refine"] = steps
     cifar = "cifar10" in name
     source = data / "cifar10" / "calibration.npz" if cifar else data / "imagenet" / "calibration"
     options = Options(preprocess=preprocess(name), samples=None if generated else samples, seed=seed, **settings)
@@ -144,6 +146,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["default"])
     parser.add_argument("--samples", type=int, nargs="+", default=[1024])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--steps", type=int, default=REFINE_STEPS, help="of the variant `refine`")
     parser.add_argument("--jpeg", type=int, default=2000, help="how many JPEG test images to compare on")
     parser.add_argument("--json", type=Path, help="append one JSON line per run")
     arguments = parser.parse_args()
@@ -153,7 +156,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, variant, samples, seed in grid:
             with context.Pool(1) as pool:
-                given = (arguments.data, name, arguments.targets, variant, samples, seed, Path(folder))
+                given = (arguments.data, name, arguments.targets, variant, samples, seed, Path(folder), arguments.steps)
                 found = pool.apply(job, given)
             for target, done in zip(arguments.targets, found, strict=True):
                 row = {"network": name, "target": target, "variant": variant, "samples": samples, "seed": seed, **done}
