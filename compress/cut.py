@@ -181,7 +181,13 @@ def _fitting(prepared: Prepared, limits: Sequence[Limit], budgets: Sequence[Budg
     seen: list[Widths] = []
     for _ in range(ROUNDS):
         problem = Problem(
-            ranking.losses, examined.allowed, tuple(budgets), prepared.trials, effort, analysis.channels.together
+            ranking.losses,
+            examined.allowed,
+            tuple(budgets),
+            prepared.trials,
+            effort,
+            analysis.channels.together,
+            prepared.retrials,
         )
         widths = search(problem)
         effort = replace(effort, checkpoint=None)  # of the budgets as they were

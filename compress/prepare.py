@@ -32,7 +32,7 @@ from compress.profiling.profile import load as load_profile
 from compress.profiling.tables import latency_model
 from compress.progress import Timed
 from compress.ranking import Ranking, rank, searched_images
-from compress.searches import SEARCHES, WITH_TRIALS
+from compress.searches import SEARCHES, WITH_RETRIALS, WITH_TRIALS
 from compress.settings import AUTO, COMPENSATIONS, Options
 from compress.targets import Target, Unreachable
 from compress.trial import Trials
@@ -42,6 +42,7 @@ from graph.bridge import Portable, TorchModel, to_torch
 from graph.model import load
 
 TRIAL_FIT = 64  # samples that whole networks are fitted on while a search tries them
+RETRIED = 4  # times as many other samples, for a last choice
 
 
 @dataclass(frozen=True)
@@ -103,13 +104,14 @@ class Examined:
 class Prepared:
     """An examined model with its torch form, and the order and the loss of every channel.
 
-    `trials` try widths on the search's samples, for a search that wants them.
+    `trials` try widths on the search's samples, for a search that wants them, and `retrials` on others.
     """
 
     examined: Examined
     model: TorchModel
     ranking: Ranking
     trials: Trials | None
+    retrials: Trials | None
     notes: tuple[str, ...]
 
 
@@ -180,26 +182,36 @@ def prepare(examined: Examined, timed: Timed) -> Prepared:
     notes += [f"{f.op_type} {names.get(f.node, f.node)} runs in ONNX Runtime: {f.reason}" for f in model.fallbacks]
     portable = Portable(analysis.model, sample, model)
     ranking = rank(analysis, portable, data, examined.options, timed, notes)
-    trials = _trials(examined, portable, ranking) if examined.options.search in WITH_TRIALS else None
+    trials, retrials = _trials(examined, portable, ranking) if examined.options.search in WITH_TRIALS else (None, None)
     if examined.options.compensation != "symmetric":
         ranking = replace(ranking, moments={})  # they may take gigabytes, and nothing else reads them from here on
-    return Prepared(examined, model, ranking, trials, (*examined.notes, *notes))
+    return Prepared(examined, model, ranking, trials, retrials, (*examined.notes, *notes))
 
 
-def _trials(examined: Examined, portable: Portable, ranking: Ranking) -> Trials:
-    """Return what tries whole networks, compensated in the way that the result will be."""
+def _trials(examined: Examined, portable: Portable, ranking: Ranking) -> tuple[Trials, Trials | None]:
+    """Return what tries whole networks, and for a search that wants it the same on other samples, where there are some.
+
+    They are compensated in the way that the result will be.
+    """
     analysis, data, compensation = examined.analysis, examined.data, examined.options.compensation
-    judged, size = searched_images(analysis, data), data.batch or 1
-    fitted = data.parts.fit[: max(min(len(judged), TRIAL_FIT), size) // size * size]
-    return Trials(
-        portable,
-        analysis.channels,
-        ranking.curves,
-        ranking.consumers,
-        ranking.moments if compensation != "none" else {},
-        data.source,
-        judged,
-        fit=fitted if compensation == "asymmetric" else fitted[:0],
-        shapes=analysis.trace.shapes,
-        chunk=chunk_size(analysis, data.batch),
-    )
+
+    def trials(fit: np.ndarray, judged: np.ndarray) -> Trials:
+        return Trials(
+            portable,
+            analysis.channels,
+            ranking.curves,
+            ranking.consumers,
+            ranking.moments if compensation != "none" else {},
+            data.source,
+            judged,
+            fit=fit if compensation == "asymmetric" else fit[:0],
+            shapes=analysis.trace.shapes,
+            chunk=chunk_size(analysis, data.batch),
+        )
+
+    judged, size, fit = searched_images(analysis, data), data.batch or 1, data.parts.fit
+    few = max(min(len(judged), TRIAL_FIT), size) // size * size
+    more = min(RETRIED * few, len(fit[few:]) // 2) // size * size
+    wanted = examined.options.search in WITH_RETRIALS and more >= few
+    others = trials(fit[few : few + more], fit[few + more : few + 2 * more]) if wanted else None
+    return trials(fit[:few], judged), others

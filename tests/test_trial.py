@@ -300,3 +300,24 @@ def test_a_search_tries_networks_as_they_will_be_repaired(compensation: str) -> 
     tried = prepared.trials({group: now for group, (_, now) in pruned.widths.items()})
     x = next(iter(examined.data.source.batch(searched_images(examined.analysis, examined.data)).values()))
     assert tried == pytest.approx(apart(*(run(each, x)[0] for each in (examined.original, pruned.model))), rel=1e-3)
+
+
+def test_the_last_choice_is_made_on_other_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[set[int], set[int]]] = []
+
+    def record(*arguments: object, fit: np.ndarray, **_: object) -> None:
+        judged = arguments[6]
+        assert isinstance(judged, np.ndarray)
+        given.append((set(judged.tolist()), set(fit.tolist())))
+
+    monkeypatch.setattr("compress.prepare.Trials", record)
+    for search in ("evolve", "bisect"):
+        options = Options(PRESETS["unit"], samples=60, search=search)
+        model, data = SAMPLES / "digits_residual.onnx", str(SAMPLES / "digits_calibration.npz")
+        prepare(examine(model, data, options, Timed(silent)), Timed(silent))
+    *both, _ = given  # the last is bisect's, which has no last choice
+    (judged, fit), (judged_again, fit_again) = sorted(both, key=lambda pair: len(pair[0]))
+    assert not (judged | fit) & (judged_again | fit_again)
+    assert not judged & fit
+    assert not judged_again & fit_again
+    assert len(judged_again) >= 2 * len(judged)

@@ -9,6 +9,7 @@ from compress.searches.uniform import uniform
 
 __all__ = [
     "SEARCHES",
+    "WITH_RETRIALS",
     "WITH_TRIALS",
     "Budget",
     "Effort",
@@ -22,3 +23,4 @@ __all__ = [
 ]
 
 WITH_TRIALS = frozenset({"bisect", "evolve"})  # these run whole networks: Problem.trials must be there
+WITH_RETRIALS = frozenset({"evolve"})  # these choose in the end by other samples: Problem.retrials

@@ -9,6 +9,10 @@ The first individual, α = β = 0, is therefore what `lagrange` finds. Regularis
 others: the population is the last so many candidates, whatever their fitness; the best of a few drawn from it is the
 parent; some groups are mutated, by steps that shrink. Fitness is the divergence of the outputs after compensation.
 
+Hundreds of candidates find out what suits the few samples of that measure: on ResNet-56 the fittest was 18 % better
+than the first on them, and 8 % worse on others. So the fittest few and the first are tried again on other samples,
+where there are some, and the best of these is taken.
+
 Candidates are bred in batches of one size, each with a random generator of its own, so that neither the number of
 processes nor an interruption changes the result.
 """
@@ -32,6 +36,7 @@ MUTATED = 0.1  # of the groups, at least one
 STEP = 0.5  # standard deviation of the first mutations of β; α takes a fraction of it
 BEND = 0.25
 LAST_STEP = 0.2  # of the first
+FINALISTS = 8
 
 
 @dataclass(frozen=True)
@@ -51,14 +56,25 @@ def evolve(problem: Problem) -> Widths:
     checkpoint = Checkpoint.of(problem)
     history = [Individual(np.array(latent), fitness) for latent, fitness in checkpoint.read()]
     effort.advance(len(history))
-    with workers(Fitness(replace(problem, effort=Effort())), effort.jobs, effort.ray) as fitnesses:
+    with workers(Fitness(replace(problem, effort=Effort(), retrials=None)), effort.jobs, effort.ray) as fitnesses:
         while len(history) < effort.candidates:
             latents = breed(history, len(problem.allowed), effort)
             found = fitnesses(latents)
             history += [Individual(*pair) for pair in zip(latents, found, strict=True)]
             checkpoint.write([(individual.latent.tolist(), individual.fitness) for individual in history])
             effort.advance(len(latents))
-    return widths_of(problem, min(history, key=lambda individual: individual.fitness).latent)
+    return _final(problem, history)
+
+
+def _final(problem: Problem, history: Sequence[Individual]) -> Widths:
+    """Return the best of the fittest few and the first, by other samples where there are some."""
+    fittest = sorted(history, key=lambda individual: individual.fitness)
+    if problem.retrials is None:
+        return widths_of(problem, fittest[0].latent)
+    finalists = [history[0], *fittest[:FINALISTS]]
+    with workers(Fitness(replace(problem, effort=Effort(), trials=problem.retrials)), 1) as fitnesses:
+        again = fitnesses([individual.latent for individual in finalists])
+    return widths_of(problem, finalists[int(np.argmin(again))].latent)
 
 
 @dataclass(frozen=True)

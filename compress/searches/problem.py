@@ -33,7 +33,8 @@ class Problem:
     the first is the least and the last the most; groups come from input to output. All of `budgets` must hold.
     `trials`, for the searches that try whole networks, tells how far a choice of widths moves the outputs
     (`compress.divergence`, after compensation). `together[g]` are the groups that serve nothing any more where g has no
-    channel left: the loss of g is then that of all of them.
+    channel left: the loss of g is then that of all of them. `retrials` does what `trials` does, on more samples and
+    others, for a last choice among what was found by `trials`.
     """
 
     losses: Mapping[str, np.ndarray]
@@ -42,6 +43,7 @@ class Problem:
     trials: Callable[[Widths], float] | None = None
     effort: Effort = field(default_factory=Effort)
     together: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    retrials: Callable[[Widths], float] | None = None
 
     def fits(self, widths: Widths) -> bool:
         """Say whether the widths are within every budget."""
