@@ -42,12 +42,14 @@ def compensate(
     *,
     chunk: int,
     seed: int,
+    hold_out: bool = False,
     advance: Callable[[], None] = lambda: None,
 ) -> list[Repair]:
     """Refit the consumers of the pruned `model` (its torch form is `pruned`) and return what was done to each.
 
     The weights change in `pruned.parameters` and in the initializers of `model`. `channels`, `plan` and the names
-    of values are those of the original network; `shapes` are the pruned model's.
+    of values are those of the original network; `shapes` are the pruned model's. With `hold_out` the samples `held`
+    choose how each is fitted and take no part in the fit.
     """
     removed = plan.removed(channels)
     tails = fitted(model, original, shapes)
@@ -84,7 +86,8 @@ def compensate(
                 note = f"its weight {min(names)} is shared by several nodes; the plain slice was kept"
                 repairs.append(Repair(stage.consumer.node, 0.0, 0.0, None, 0, note))
             else:
-                repairs.append(_apply(stage, _join(rows[True]), _join(rows[False] or rows[True]), pruned, model))
+                given, apart = _join(rows[True]), _join(rows[False] or rows[True])
+                repairs.append(_apply(stage, given, apart, pruned, model, hold_out))
             advance()
     return repairs
 
@@ -193,7 +196,7 @@ def _join(rows: list[Rows]) -> Rows:
     )
 
 
-def _apply(stage: Stage, fit: Rows, held: Rows, pruned: TorchModel, model: ir.Model) -> Repair:
+def _apply(stage: Stage, fit: Rows, held: Rows, pruned: TorchModel, model: ir.Model, hold_out: bool) -> Repair:
     consumer, tail = stage.consumer, stage.tail
     weight = pruned.parameters[consumer.weight]
     bias = pruned.parameters[consumer.bias] if consumer.bias else None
@@ -207,7 +210,7 @@ def _apply(stage: Stage, fit: Rows, held: Rows, pruned: TorchModel, model: ir.Mo
     activation = Activation(per_output(tail.scale), per_output(tail.shift), tail.low, tail.high)
     if bias is None:  # no bias to fit: leave the constant column out of the problem
         fit, held = (Rows(torch.cat([r.x[..., :-1], 0 * r.x[..., -1:]], dim=2), r.t, r.s) for r in (fit, held))
-    w, record = repair(consumer.node, fit, held, activation, prior)
+    w, record = repair(consumer.node, fit, held, activation, prior, hold_out=hold_out)
     if record.ridge is not None:
         new_weight, new_bias = consumer.tensors(w, weight)
         store(consumer.weight, new_weight, pruned, model)

@@ -5,8 +5,8 @@ at the last value of every spatial size (before pooling):
 
     loss = Σ over outputs |a − b|² ÷ energy  +  mean over values |a − b|² ÷ energy        a original, b pruned
 
-The divergence of the outputs on samples kept apart chooses the state that stays, the start among them. It often rises
-while the steps are long and falls when they get shorter, so a rise alone does not end a run.
+The divergence of the outputs on samples kept apart, from the closed form too, chooses the state that stays, the start
+among them. It often rises while the steps are long and falls when they get shorter, so a rise alone does not end a run.
 """
 
 import math

@@ -57,6 +57,7 @@ def refit(
                 data.parts.search,
                 chunk=chunk_size(examined.analysis, data.batch),
                 seed=options.seed,
+                hold_out=options.refine > 0,  # by what was fitted on them the start would look better than it is
                 advance=advance,
             )
         )

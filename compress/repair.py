@@ -8,7 +8,8 @@ as it is now, and the tail's affine map (a, b):
     t ← t inside (low, high); min(p, low) where t ≤ low; max(p, high) where t ≥ high;  fit again
 
 λ and the number of repetitions are chosen on held-out images by the error after the activation; a fit that is
-worse there than the plain slice is not used. What was chosen is then fitted on all rows, the held-out ones too.
+worse there than the plain slice is not used. What was chosen is then fitted on all rows, the held-out ones too, unless
+something after it is to be judged by them.
 """
 
 from collections.abc import Iterator
@@ -64,8 +65,13 @@ class Repair:
     note: str = ""
 
 
-def repair(node: str, fit: Rows, held: Rows, activation: Activation, prior: Tensor) -> tuple[Tensor, Repair]:
-    """Return new weights (G, D, K) float64 for prior weights (the slice), and the record of the fit."""
+def repair(
+    node: str, fit: Rows, held: Rows, activation: Activation, prior: Tensor, *, hold_out: bool = False
+) -> tuple[Tensor, Repair]:
+    """Return new weights (G, D, K) float64 for prior weights (the slice), and the record of the fit.
+
+    With `hold_out` the held rows choose, and take no part in the fit.
+    """
     held = held if held.x.shape[1] else fit
     energy = float(((held.t - held.t.mean(1, keepdim=True)) ** 2).sum()) or 1.0
 
@@ -94,7 +100,7 @@ def repair(node: str, fit: Rows, held: Rows, activation: Activation, prior: Tens
     most = REPETITIONS if activation.flat else 0
     errors = [error(w) for w in _fits(fit, statistics, activation, prior, chosen, most)]
     repetitions = errors.index(min(errors))
-    if held is not fit:  # what was chosen on held-out rows is fitted once more, on all rows
+    if held is not fit and not hold_out:  # what was chosen on held-out rows is fitted once more, on all rows
         fit = _both(fit, held)
         statistics += _statistics(held, activation)
     *_, best = _fits(fit, statistics, activation, prior, chosen, repetitions)

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,8 +19,10 @@ from calibrate.errors import DataError
 from calibrate.preprocess import PRESETS
 from compress import goal
 from compress.api import Options, Result, prune
+from compress.compensate import compensate
 from compress.costs import weighted
 from compress.errors import OptionError
+from compress.repair import Repair
 from compress.targets import Target, Unreachable
 from graph.analysis import analyse
 from graph.count import count
@@ -150,6 +153,19 @@ def test_compensation_is_what_keeps_the_accuracy(halved: dict[str, Result]) -> N
     accuracy = [(scores(r.model, images).argmax(1) == labels).mean() for r in (plain, halved["residual"])]
     assert accuracy[1] > accuracy[0] + 0.02
     assert plain.report.repairs == () and len(halved["residual"].report.repairs) > 10
+
+
+def test_the_start_of_a_refinement_was_not_fitted_to_what_judges_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    held_out = []
+
+    def record(*arguments: Any, hold_out: bool, **named: Any) -> list[Repair]:
+        held_out.append(hold_out)
+        return compensate(*arguments, hold_out=hold_out, **named)
+
+    monkeypatch.setattr("compress.refit.compensate", record)
+    for steps in (0, 1):
+        job("mobile", samples=16, search="uniform", refine=steps)
+    assert held_out == [False, True]
 
 
 def test_parameters_are_a_target_too() -> None:

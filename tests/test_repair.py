@@ -156,6 +156,20 @@ def test_a_slice_that_is_exact_needs_no_words() -> None:
     assert record == Repair("node", record.slice_error, record.slice_error, None, 0)
 
 
+def test_held_out_rows_take_part_in_the_last_fit_unless_they_judge_what_follows() -> None:
+    fit, held, prior = noisy(1, 60), noisy(2, 40), torch.zeros_like(weights(99))
+    for hold_out in (False, True):
+        found, record = repair("node", fit, held, LINEAR, prior, hold_out=hold_out)
+        parts = (fit,) if hold_out else (fit, held)
+        x = np.concatenate([part.x.numpy()[0] for part in parts])
+        t = np.concatenate([part.t.numpy()[0] for part in parts])
+        xx = x.T.astype(float) @ x
+        assert record.ridge is not None
+        damping = record.ridge * np.diag(xx)[:-1].mean() * np.diag([1.0] * 5 + [0.0])
+        expected = np.linalg.solve(xx + damping, x.T.astype(float) @ t)
+        np.testing.assert_allclose(found[0].numpy(), expected, rtol=1e-5, atol=1e-7)
+
+
 def test_without_held_out_rows_those_of_the_fit_decide() -> None:
     fit, prior = noisy(33, 50), weights(34)
     nothing = Rows(fit.x[:, :0], fit.t[:, :0], None)
