@@ -461,7 +461,8 @@ def test_a_profile_there_is_one_here(
 def test_a_stop_by_hand_leaves_nothing(real: Board, tmp_path: Path) -> None:
     """Ctrl-C while it is timed: there and here."""
     (tmp_path / "temporary").mkdir()
-    code = "import sys; from compress.cli import main; sys.exit(main())"
+    listening = "signal.signal(signal.SIGINT, signal.default_int_handler)"  # a background job starts with it ignored
+    code = f"import signal, sys; {listening}; from compress.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "bench", str(MOBILE), "--host", "board", "--duration", "60"]
     environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
     started_here = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
