@@ -71,10 +71,9 @@ def _final(problem: Problem, history: Sequence[Individual]) -> Widths:
     fittest = sorted(history, key=lambda individual: individual.fitness)
     if problem.retrials is None:
         return widths_of(problem, fittest[0].latent)
-    finalists = [history[0], *fittest[:FINALISTS]]
-    with workers(Fitness(replace(problem, effort=Effort(), trials=problem.retrials)), 1) as fitnesses:
-        again = fitnesses([individual.latent for individual in finalists])
-    return widths_of(problem, finalists[int(np.argmin(again))].latent)
+    finalists = [widths_of(problem, individual.latent) for individual in (history[0], *fittest[:FINALISTS])]
+    with workers(problem.retrials, 1) as retried:
+        return finalists[int(np.argmin(retried(finalists)))]
 
 
 @dataclass(frozen=True)
