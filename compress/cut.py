@@ -17,7 +17,7 @@ from compress.progress import Timed
 from compress.refine import Refinement
 from compress.refit import refined, refit, repair_notes
 from compress.repair import Repair
-from compress.searches import SEARCHES, Budget, Problem
+from compress.searches import SEARCHES, WITH_RETRIALS, Budget, Problem
 from compress.searches.effort import Effort
 from compress.settings import Options
 from compress.targets import METRICS, Target, Unreachable
@@ -133,7 +133,10 @@ def choose(prepared: Prepared, limits: Sequence[Limit], timed: Timed) -> tuple[P
         ways.append(tuple(_by_macs(examined, limit) for limit in limits))
     found: list[_Chosen] = []
     missed: list[Unreachable] = []
-    with timed("search", 1 if prepared.trials is None else effort.candidates) as advance:
+    total = 1 if prepared.trials is None else effort.candidates
+    if prepared.retrials is not None:
+        total += WITH_RETRIALS[examined.options.search]
+    with timed("search", total) as advance:
         for way in ways:
             try:
                 found.append(_fitting(prepared, limits, way, replace(effort, advance=advance)))

@@ -11,7 +11,7 @@ import pytest
 
 from compress.costs import CostModel, Extent, Term, Widths
 from compress.errors import OptionError
-from compress.searches import Budget, Effort, Problem, evolve, lagrange
+from compress.searches import WITH_RETRIALS, Budget, Effort, Problem, evolve, lagrange
 from compress.searches.evolve import BATCH, bent, breed
 
 GROUPS, WIDTH = 4, 8
@@ -178,6 +178,9 @@ def test_progress_counts_every_candidate_once(tmp_path: Path) -> None:
     heard.clear()
     evolve(problem)
     assert sum(heard) == 24 and heard[0] == 16
+    heard.clear()
+    evolve(replace(problem, retrials=problem.trials))
+    assert sum(heard) == 24 + WITH_RETRIALS["evolve"]
 
 
 def test_a_bent_loss_rises_from_nothing() -> None:

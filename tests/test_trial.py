@@ -1,7 +1,8 @@
 """Trials against independent runs: the masked model in ONNX Runtime, and fits by numpy."""
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,10 +21,11 @@ from calibrate.preprocess import PRESETS
 from calibrate.source import Source
 from calibrate.statistics import collect
 from compress.api import Options
-from compress.cut import cut
+from compress.cut import choose, cut
 from compress.prepare import examine, prepare
 from compress.progress import Timed, silent
 from compress.ranking import searched_images
+from compress.searches import Effort
 from compress.sensitivity import measure
 from compress.small_fit import RIDGE, find_aims, refitted
 from compress.targets import Target
@@ -321,3 +323,26 @@ def test_the_last_choice_is_made_on_other_samples(monkeypatch: pytest.MonkeyPatc
     assert not judged & fit
     assert not judged_again & fit_again
     assert len(judged_again) >= 2 * len(judged)
+
+
+def test_the_bar_of_a_search_ends_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a last choice (60 samples leave some for it) and without."""
+    monkeypatch.setattr("compress.cut.effort_of", lambda options: Effort(candidates=16))
+    bars: dict[str, list[int]] = {}
+
+    @contextmanager
+    def recording(title: str, total: int) -> Iterator[Callable[..., None]]:
+        bars[title] = [total, 0]
+
+        def advance(units: int = 1) -> None:
+            bars[title][1] += units
+
+        yield advance
+
+    for samples in (8, 60):
+        options = Options(PRESETS["unit"], samples=samples, search="evolve")
+        timed = Timed(recording)
+        examined = examine(SAMPLES / "digits_residual.onnx", str(SAMPLES / "digits_calibration.npz"), options, timed)
+        choose(prepare(examined, timed), examined.limits([Target("macs", 0.5, True)]), timed)
+        total, done = bars["search"]
+        assert done == total >= 16

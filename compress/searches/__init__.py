@@ -2,7 +2,7 @@
 
 from compress.searches.bisect import bisect
 from compress.searches.effort import Effort
-from compress.searches.evolve import evolve
+from compress.searches.evolve import FINALISTS, evolve
 from compress.searches.lagrange import lagrange
 from compress.searches.problem import SEARCHES, Budget, Problem, Search, search
 from compress.searches.uniform import uniform
@@ -23,4 +23,4 @@ __all__ = [
 ]
 
 WITH_TRIALS = frozenset({"bisect", "evolve"})  # these run whole networks: Problem.trials must be there
-WITH_RETRIALS = frozenset({"evolve"})  # these choose in the end by other samples: Problem.retrials
+WITH_RETRIALS = {"evolve": 1 + FINALISTS}  # how many these try in the end by other samples: Problem.retrials

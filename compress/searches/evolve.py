@@ -36,7 +36,7 @@ MUTATED = 0.1  # of the groups, at least one
 STEP = 0.5  # standard deviation of the first mutations of β; α takes a fraction of it
 BEND = 0.25
 LAST_STEP = 0.2  # of the first
-FINALISTS = 8
+FINALISTS = 8  # and the first individual
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,12 @@ def _final(problem: Problem, history: Sequence[Individual]) -> Widths:
     if problem.retrials is None:
         return widths_of(problem, fittest[0].latent)
     finalists = [widths_of(problem, individual.latent) for individual in (history[0], *fittest[:FINALISTS])]
-    with workers(problem.retrials, 1) as retried:
-        return finalists[int(np.argmin(retried(finalists)))]
+    found: list[float] = []
+    with workers(problem.retrials, 1) as retried:  # the samples are many: one process holds them once
+        for widths in finalists:
+            found += retried([widths])
+            problem.effort.advance(1)
+    return finalists[int(np.argmin(found))]
 
 
 @dataclass(frozen=True)
