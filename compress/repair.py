@@ -21,7 +21,8 @@ from torch import Tensor
 from calibrate.least_squares import Factor, SingularSystem
 from calibrate.moments import Moments
 
-RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # at the last little more than the bias moves
+RISES = 2  # of the error, one after the other, after which larger ridges are not tried
 REPETITIONS = 5
 EXACT = 1e-10  # a relative error that is rounding
 
@@ -83,7 +84,7 @@ def repair(
     if plain < EXACT:  # its input is that of the original network
         return prior, Repair(node, plain, plain, None, 0)
     statistics = _statistics(fit, activation)
-    chosen, best_error, singular = None, plain, 0
+    chosen, best_error, singular, worse = None, plain, 0, 0
     for ridge in RIDGES:
         try:
             (w,) = _fits(fit, statistics, activation, prior, ridge, 0)
@@ -91,8 +92,10 @@ def repair(
             singular += 1
             continue
         if (found := error(w)) < best_error:
-            chosen, best_error = ridge, found
-        elif chosen is not None and found > 2 * best_error:
+            chosen, best_error, worse = ridge, found, 0
+        elif chosen is not None:
+            worse += 1
+        if worse == RISES:
             break
     if chosen is None:
         note = "every fit was singular" if singular == len(RIDGES) else "no fit was better on held-out images"

@@ -148,6 +148,25 @@ def test_few_rows_stay_near_the_slice() -> None:
     assert float((found - prior).abs().max()) < 0.5
 
 
+def test_a_shift_is_mended_though_rows_are_few_and_noisy() -> None:
+    """What hundreds of unknowns lose is noise to a few dozen rows; that all outputs are too low is plain to see."""
+    prior, unknowns = weights(50, d=200), 199
+    shifted = prior.clone()
+    shifted[:, -1] += 20
+
+    def given(seed: int, n: int) -> Rows:
+        x = inputs(seed, n, d=unknowns + 1)
+        t = rows(x, shifted).t
+        return Rows(x, t + 10 * torch.randn(t.shape, generator=torch.Generator().manual_seed(seed)), None)
+
+    held = given(52, 400)
+    found, record = repair("node", given(51, 40), held, LINEAR, prior)
+    only_bias = prior.clone()
+    only_bias[:, -1] += (held.t.double() - held.x.double() @ prior).mean(1)
+    assert record.error < 1.1 * error_after(held, only_bias, LINEAR) < 0.5 * record.slice_error
+    assert error_after(held, found, LINEAR) < 0.5 * record.slice_error
+
+
 def test_a_slice_that_is_exact_needs_no_words() -> None:
     prior = weights(40)
     exact = rows(inputs(41), prior)
