@@ -30,11 +30,12 @@ def rows(x: Tensor, w: Tensor) -> Rows:
     return Rows(x, (x.double() @ w).float(), None)
 
 
-def noisy(seed: int, n: int, k: int = 4, noise: float = 1.0) -> Rows:
+def noisy(seed: int, n: int, noise: float = 1.0, wanted: Tensor | None = None) -> Rows:
     """Return rows whose targets follow the same weights, up to noise."""
-    x = inputs(seed, n)
-    added = noise * torch.randn(1, n, k, generator=torch.Generator().manual_seed(seed))
-    return Rows(x, rows(x, weights(99)).t + added, None)
+    wanted = weights(99) if wanted is None else wanted
+    exact = rows(inputs(seed, n, wanted.shape[1]), wanted)
+    added = noise * torch.randn(exact.t.shape, generator=torch.Generator().manual_seed(seed))
+    return replace(exact, t=exact.t + added)
 
 
 def error_after(held: Rows, w: Tensor, activation: Activation) -> float:
@@ -150,17 +151,11 @@ def test_few_rows_stay_near_the_slice() -> None:
 
 def test_a_shift_is_mended_though_rows_are_few_and_noisy() -> None:
     """What hundreds of unknowns lose is noise to a few dozen rows; that all outputs are too low is plain to see."""
-    prior, unknowns = weights(50, d=200), 199
+    prior = weights(50, d=200)
     shifted = prior.clone()
     shifted[:, -1] += 20
-
-    def given(seed: int, n: int) -> Rows:
-        x = inputs(seed, n, d=unknowns + 1)
-        t = rows(x, shifted).t
-        return Rows(x, t + 10 * torch.randn(t.shape, generator=torch.Generator().manual_seed(seed)), None)
-
-    held = given(52, 400)
-    found, record = repair("node", given(51, 40), held, LINEAR, prior)
+    held = noisy(52, 400, 10, shifted)
+    found, record = repair("node", noisy(51, 40, 10, shifted), held, LINEAR, prior)
     only_bias = prior.clone()
     only_bias[:, -1] += (held.t.double() - held.x.double() @ prior).mean(1)
     assert record.error < 1.1 * error_after(held, only_bias, LINEAR) < 0.5 * record.slice_error
