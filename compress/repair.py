@@ -9,9 +9,12 @@ as it is now, and the tail's affine map (a, b):
 
 λ and the number of repetitions are chosen on held-out images by the error after the activation; a fit that is
 worse there than the plain slice is not used. What was chosen is then fitted on all rows, the held-out ones too, unless
-something after it is to be judged by them.
+something after it is to be judged by them. Large ridges, which leave the slice almost as it is, serve only where they
+better the others by as much as those better the slice, or clearly: where they won by less, single layers gained and
+whole networks lost (benchmarks/README.md).
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,8 +24,9 @@ from torch import Tensor
 from calibrate.least_squares import Factor, SingularSystem
 from calibrate.moments import Moments
 
-RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # at the last little more than the bias moves
-RISES = 2  # of the error, one after the other, after which larger ridges are not tried
+RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+LARGE_RIDGES = (1.0, 10.0, 100.0)  # at the last little more than the bias moves
+CLEARLY = 0.1  # the share of the error by which a large ridge that betters the best other one serves in any case
 REPETITIONS = 5
 EXACT = 1e-10  # a relative error that is rounding
 
@@ -84,21 +88,22 @@ def repair(
     if plain < EXACT:  # its input is that of the original network
         return prior, Repair(node, plain, plain, None, 0)
     statistics = _statistics(fit, activation)
-    chosen, best_error, singular, worse = None, plain, 0, 0
-    for ridge in RIDGES:
+
+    def judged(ridge: float) -> float:
         try:
             (w,) = _fits(fit, statistics, activation, prior, ridge, 0)
         except SingularSystem:
-            singular += 1
-            continue
-        if (found := error(w)) < best_error:
-            chosen, best_error, worse = ridge, found, 0
-        elif chosen is not None:
-            worse += 1
-        if worse == RISES:
-            break
-    if chosen is None:
-        note = "every fit was singular" if singular == len(RIDGES) else "no fit was better on held-out images"
+            return math.inf
+        return error(w)
+
+    tried = {ridge: judged(ridge) for ridge in RIDGES}
+    large = {ridge: judged(ridge) for ridge in LARGE_RIDGES}
+    least = min(plain, *tried.values())
+    if min(large.values()) < least * max(least / plain, 1 - CLEARLY):
+        tried = large
+    chosen = min(tried, key=tried.__getitem__)
+    if not tried[chosen] < plain:  # which may be nan
+        note = "every fit was singular" if tried[chosen] == math.inf else "no fit was better on held-out images"
         return prior, Repair(node, plain, plain, None, 0, f"{note}; the plain slice was kept")
     most = REPETITIONS if activation.flat else 0
     errors = [error(w) for w in _fits(fit, statistics, activation, prior, chosen, most)]

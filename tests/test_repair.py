@@ -162,6 +162,25 @@ def test_a_shift_is_mended_though_rows_are_few_and_noisy() -> None:
     assert error_after(held, found, LINEAR) < 0.5 * record.slice_error
 
 
+@pytest.mark.parametrize(("n", "better", "taken"), [(20, 0.92, False), (40, 0.8, True)])
+def test_a_large_ridge_serves_only_where_it_is_clearly_better(
+    n: int, better: float, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior = weights(50, d=200)
+    shifted = prior.clone()
+    shifted[:, -1] += 20
+    fit, held = noisy(51, n, 10, shifted), noisy(52, 400, 10, shifted)
+    _, record = repair("node", fit, held, LINEAR, prior)
+    errors = {}
+    for ridge in module.RIDGES + module.LARGE_RIDGES:
+        monkeypatch.setattr(module, "RIDGES", (ridge,))
+        monkeypatch.setattr(module, "LARGE_RIDGES", (ridge,))
+        errors[ridge] = repair("node", fit, held, LINEAR, prior)[1].error
+    usual, large = min(errors[r] for r in errors if r < 1), min(errors[r] for r in errors if r >= 1)
+    assert large == pytest.approx(better * usual, rel=0.01)
+    assert record.error == (large if taken else usual)
+
+
 def test_a_slice_that_is_exact_needs_no_words() -> None:
     prior = weights(40)
     exact = rows(inputs(41), prior)
