@@ -36,7 +36,7 @@ class Metric:
             value = float(self.function(dict(outputs), dict(references), labels))
         if not np.isfinite(value):
             raise OptionError(f"metric {self.name}: it returned {value}: give a finite number, larger is better")
-        return value
+        return value + 0.0  # -0.0, an error's negative where there is none, becomes 0
 
 
 class Collected:

@@ -140,6 +140,13 @@ def test_compare_reports_it_and_judges_the_drop_by_it(folder: Path) -> None:
     assert main(["compare", *names, *arguments, str(round(abs(drop) * 1.1, 6))]) == 0
 
 
+def test_no_error_is_zero_without_a_sign() -> None:
+    """The README's own example says minus the error, and the original has none."""
+    metric = Metric("loss", lambda outputs, references, labels: -float(abs(outputs["y"] - references["y"]).mean()))
+    same = {"y": np.ones((2, 2), np.float32)}
+    assert f"{metric(same, same, None):g}" == "0"
+
+
 def test_more_outputs_than_fit_in_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_BYTES", 70 * 2 * 2 * 2 * 4 - 1)  # two models, two outputs of two floats
     with pytest.raises(OptionError, match="use fewer --samples"):
