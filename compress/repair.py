@@ -96,14 +96,14 @@ def repair(
             return math.inf
         return error(w)
 
-    tried = {ridge: judged(ridge) for ridge in RIDGES}
+    usual = {ridge: judged(ridge) for ridge in RIDGES}
     large = {ridge: judged(ridge) for ridge in LARGE_RIDGES}
-    least = min(plain, *tried.values())
-    if min(large.values()) < least * max(least / plain, 1 - CLEARLY):
-        tried = large
+    least = min(plain, *usual.values())
+    tried = large if min(large.values()) < least * max(least / plain, 1 - CLEARLY) else usual
     chosen = min(tried, key=tried.__getitem__)
     if not tried[chosen] < plain:  # which may be nan
-        note = "every fit was singular" if tried[chosen] == math.inf else "no fit was better on held-out images"
+        singular = all(found == math.inf for found in (usual | large).values())
+        note = "every fit was singular" if singular else "no fit was better on held-out images"
         return prior, Repair(node, plain, plain, None, 0, f"{note}; the plain slice was kept")
     most = REPETITIONS if activation.flat else 0
     errors = [error(w) for w in _fits(fit, statistics, activation, prior, chosen, most)]

@@ -1,12 +1,14 @@
 """The repair of one consumer: exact where an exact answer exists, and never worse than the plain slice."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from calibrate.least_squares import Factor, MatrixFactor, RowsFactor, SingularSystem
 from compress import repair as module
 from compress.repair import Activation, Repair, Rows, repair
 
@@ -149,13 +151,18 @@ def test_few_rows_stay_near_the_slice() -> None:
     assert float((found - prior).abs().max()) < 0.5
 
 
+def too_low(n: int) -> tuple[Tensor, Rows, Rows]:
+    """Return a prior all of whose outputs are too low, n noisy rows to fit, and many to judge by."""
+    prior = weights(50, d=200)
+    wanted = prior.clone()
+    wanted[:, -1] += 20
+    return prior, noisy(51, n, 10, wanted), noisy(52, 400, 10, wanted)
+
+
 def test_a_shift_is_mended_though_rows_are_few_and_noisy() -> None:
     """What hundreds of unknowns lose is noise to a few dozen rows; that all outputs are too low is plain to see."""
-    prior = weights(50, d=200)
-    shifted = prior.clone()
-    shifted[:, -1] += 20
-    held = noisy(52, 400, 10, shifted)
-    found, record = repair("node", noisy(51, 40, 10, shifted), held, LINEAR, prior)
+    prior, fit, held = too_low(40)
+    found, record = repair("node", fit, held, LINEAR, prior)
     only_bias = prior.clone()
     only_bias[:, -1] += (held.t.double() - held.x.double() @ prior).mean(1)
     assert record.error < 1.1 * error_after(held, only_bias, LINEAR) < 0.5 * record.slice_error
@@ -166,10 +173,7 @@ def test_a_shift_is_mended_though_rows_are_few_and_noisy() -> None:
 def test_a_large_ridge_serves_only_where_it_is_clearly_better(
     n: int, better: float, taken: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prior = weights(50, d=200)
-    shifted = prior.clone()
-    shifted[:, -1] += 20
-    fit, held = noisy(51, n, 10, shifted), noisy(52, 400, 10, shifted)
+    prior, fit, held = too_low(n)
     _, record = repair("node", fit, held, LINEAR, prior)
     errors = {}
     for ridge in module.RIDGES + module.LARGE_RIDGES:
@@ -179,6 +183,22 @@ def test_a_large_ridge_serves_only_where_it_is_clearly_better(
     usual, large = min(errors[r] for r in errors if r < 1), min(errors[r] for r in errors if r >= 1)
     assert large == pytest.approx(better * usual, rel=0.01)
     assert record.error == (large if taken else usual)
+
+
+def test_a_fit_that_only_large_ridges_make_is_not_called_singular(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LARGE_RIDGES", (1.0,))
+    monkeypatch.setattr(module, "Factor", SimpleNamespace(of=singular_below_one))
+    rising = inputs(61)
+    fit, held, prior = rows(rising, weights(62)), rows(rising, weights(63)), weights(63) + 1e-3
+    found, record = repair("node", fit, held, LINEAR, prior)
+    assert torch.equal(found, prior)
+    assert record.note == "no fit was better on held-out images; the plain slice was kept"
+
+
+def singular_below_one(xx: Tensor, ridge: float) -> MatrixFactor | RowsFactor:
+    if ridge < 1:
+        raise SingularSystem(f"at {ridge:g}")
+    return Factor.of(xx, ridge)
 
 
 def test_a_slice_that_is_exact_needs_no_words() -> None:
